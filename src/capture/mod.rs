@@ -1,0 +1,67 @@
+//! Sources: everything that delivers samples, behind one small trait per kind of device.
+//!
+//! A source blocks for a bounded time and writes into the caller's buffer. Files, recordings and scripted fakes stand
+//! beside the drivers; [`faults`] wraps any of them. Threads, pacing and reopening are the supervisor's.
+
+use crate::signal::{AudioBlock, Frame, Reading, Utterance};
+
+/// What the caller does about an error of a source.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ErrorKind {
+    /// Try again at once: nothing was lost (a timeout, an interrupted call).
+    Retry,
+    /// Close, wait, open again (unplugged, EIO, a stalled device).
+    Reopen,
+    /// There will be no more samples (end of a file).
+    End,
+    /// Opening again cannot help (permission, unsupported format): the modality is failed until the configuration changes.
+    Fatal,
+}
+
+/// A source that could not deliver.
+#[derive(Debug, thiserror::Error)]
+#[error("{source_name}: {message}")]
+pub struct CaptureError {
+    /// What the caller does.
+    pub kind: ErrorKind,
+    /// The source: a path, a device.
+    pub source_name: String,
+    /// The value, what was expected, and the next step.
+    pub message: String,
+}
+
+/// A source of pictures.
+pub trait Camera: Send {
+    /// Waits, at most for the source's own timeout, for the next frame and writes it into `into`.
+    ///
+    /// # Errors
+    /// [`CaptureError`]; `into` is then unspecified but usable.
+    fn capture(&mut self, into: &mut Frame) -> Result<(), CaptureError>;
+}
+
+/// A source of sound.
+pub trait Mic: Send {
+    /// Waits, at most for the source's own timeout, for the next block and writes it into `into`.
+    ///
+    /// # Errors
+    /// [`CaptureError`]; an overrun is no error but `gap_samples` of the next block.
+    fn read(&mut self, into: &mut AudioBlock) -> Result<(), CaptureError>;
+}
+
+/// A source of typed or received text.
+pub trait TextSource: Send {
+    /// Waits for the next utterance and writes it into `into`.
+    ///
+    /// # Errors
+    /// [`CaptureError`].
+    fn next(&mut self, into: &mut Utterance) -> Result<(), CaptureError>;
+}
+
+/// A source of sensor readings.
+pub trait Sensor: Send {
+    /// Waits for the next reading and writes it into `into`.
+    ///
+    /// # Errors
+    /// [`CaptureError`].
+    fn read(&mut self, into: &mut Reading) -> Result<(), CaptureError>;
+}

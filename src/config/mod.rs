@@ -1,0 +1,10 @@
+//! Configuration that people write: the bundle's manifest ([`manifest`]) and the device's own file ([`runtime`]).
+//!
+//! Types, defaults and value checks only. Opening the files a manifest names is [`crate::bundle`]'s work; what a board
+//! can do is [`crate::board`]'s. Unknown keys are errors that name the file, the line and the known keys ([`ConfigError`]).
+
+mod error;
+pub mod manifest;
+pub mod runtime;
+
+pub use error::{ConfigError, from_toml};

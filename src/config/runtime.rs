@@ -1,0 +1,1 @@
+//! `attendant.toml`: what the device itself is told: sources, sinks, language.

@@ -1,0 +1,1 @@
+//! Fused probabilities to decisions and advice.

@@ -1,0 +1,1 @@
+//! Attention over the encoders' tokens, with mask, age and leave-one-out contributions.

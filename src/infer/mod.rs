@@ -1,0 +1,1 @@
+//! Tensors to embeddings: quantized ONNX models on tract.

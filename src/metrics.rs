@@ -1,0 +1,1 @@
+//! Counters: every drop, retry, gap and reopen has one.

@@ -1,0 +1,1 @@
+//! Samples to tensors: one preprocessing for training and for running.
