@@ -82,7 +82,7 @@ def features(encoder, *inputs, hop_ms=None, bundle=BUNDLE):
         handle, out = tempfile.mkstemp(suffix=".npy", dir=cache("features", "x").parent)
         os.close(handle)
         try:
-            command = attendant("features", "--bundle", bundle, "--encoder", encoder, source, "--out", out)
+            command = attendant("features", "--bundle", bundle, "--encoder", encoder, Path(source).resolve(), "--out", out)
             if hop_ms is not None:
                 command += ["--hop-ms", str(hop_ms)]
             done = subprocess.run(command, cwd=REPO, stderr=subprocess.PIPE, text=True)
