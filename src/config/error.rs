@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use super::spans::explain;
+
 /// A configuration file that cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
@@ -31,8 +33,7 @@ pub enum ConfigError {
 /// [`ConfigError::Invalid`] for anything that is not TOML of this schema.
 pub fn from_toml<T: serde::de::DeserializeOwned>(path: &Path, text: &str) -> Result<T, ConfigError> {
     toml::from_str(text).map_err(|e| {
-        let at = e.span().map_or(0, |span| span.start);
-        let line = 1 + text.as_bytes()[..at.min(text.len())].iter().filter(|b| **b == b'\n').count();
-        ConfigError::Invalid { path: path.to_owned(), line, message: e.message().to_owned() }
+        let (line, message) = explain(text, &e);
+        ConfigError::Invalid { path: path.to_owned(), line, message }
     })
 }

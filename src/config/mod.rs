@@ -6,5 +6,7 @@
 mod error;
 pub mod manifest;
 pub mod runtime;
+mod spans;
 
 pub use error::{ConfigError, from_toml};
+pub use spans::{Step, is_given, line_of};

@@ -150,7 +150,10 @@ struct ModalityBody {
     state: ModalityState,
 }
 
-fn as_map<S: Serializer>(views: &heapless::Vec<ModalityView, MAX_MODALITIES>, serializer: S) -> Result<S::Ok, S::Error> {
+fn as_map<S: Serializer>(
+    views: &heapless::Vec<ModalityView, MAX_MODALITIES>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
     let mut map = serializer.serialize_map(Some(views.len()))?;
     for v in views {
         let body = ModalityBody {

@@ -8,8 +8,8 @@ mod sample;
 mod tensor;
 
 pub use event::{
-    Advice, Choice, Decision, DecisionState, Event, EventKind, MAX_CHOICES, MAX_MODALITIES, ModalityState, ModalityView,
-    SCHEMA_VERSION,
+    Advice, Choice, Decision, DecisionState, Event, EventKind, MAX_CHOICES, MAX_MODALITIES, ModalityState,
+    ModalityView, SCHEMA_VERSION,
 };
 pub use sample::{AudioBlock, Frame, FrameSeq, PixelFormat, Reading, Sample, SampleIdx, Utterance};
 pub use tensor::{Embedding, MAX_RANK, Shape, Tensor, TensorData};
