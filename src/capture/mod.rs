@@ -1,7 +1,10 @@
 //! Sources: everything that delivers samples, behind one small trait per kind of device.
 //!
 //! A source blocks for a bounded time and writes into the caller's buffer. Files, recordings and scripted fakes stand
-//! beside the drivers; [`faults`] wraps any of them. Threads, pacing and reopening are the supervisor's.
+//! beside the drivers. Threads, pacing and reopening are the supervisor's: a file delivers
+//! as fast as it is read, and its timestamps say when each sample belongs.
+
+pub mod recording;
 
 use crate::signal::{AudioBlock, Frame, Reading, Utterance};
 
@@ -28,6 +31,40 @@ pub struct CaptureError {
     pub source_name: String,
     /// The value, what was expected, and the next step.
     pub message: String,
+}
+
+impl CaptureError {
+    /// An error of `source_name`, on which the caller does what `kind` says.
+    #[must_use]
+    pub fn new(kind: ErrorKind, source_name: impl Into<String>, message: impl Into<String>) -> Self {
+        CaptureError { kind, source_name: source_name.into(), message: message.into() }
+    }
+
+    /// An error that trying again does not mend.
+    #[must_use]
+    pub fn fatal(source_name: impl Into<String>, message: impl Into<String>) -> Self {
+        CaptureError::new(ErrorKind::Fatal, source_name, message)
+    }
+
+    /// The regular end of a source.
+    #[must_use]
+    pub fn end(source_name: impl Into<String>) -> Self {
+        CaptureError::new(ErrorKind::End, source_name, "end of the file")
+    }
+}
+
+/// Opens a file that a source reads.
+///
+/// # Errors
+/// [`ErrorKind::Fatal`], with the system's reason.
+fn open_file(path: &std::path::Path) -> Result<std::fs::File, CaptureError> {
+    let fatal = |e: std::io::Error| CaptureError::fatal(path.display().to_string(), format!("cannot be opened: {e}"));
+    let file = std::fs::File::open(path).map_err(fatal)?;
+    // a directory opens, and fails only when it is read
+    if file.metadata().map_err(fatal)?.is_dir() {
+        return Err(CaptureError::fatal(path.display().to_string(), "is a directory, expected a file"));
+    }
+    Ok(file)
 }
 
 /// A source of pictures.
