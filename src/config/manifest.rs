@@ -289,11 +289,11 @@ pub struct FusionSpec {
     pub temperature: f32,
 }
 
-/// `[decision]`: from fused probabilities to decisions.
+/// `[decision]`: from fused probabilities to decisions. docs/decision.md explains every key and how the defaults were chosen.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct DecisionSpec {
-    /// The label that means "nobody asks anything"; it is never decided.
+    /// The label that means "nobody asks anything"; it is never decided. Empty: the bundle has no such label.
     pub none: String,
     /// Time constant of the exponential smoothing of the probabilities.
     pub smoothing_ms: u32,
@@ -301,31 +301,41 @@ pub struct DecisionSpec {
     pub enter: f32,
     /// ... held for this long ...
     pub dwell_ms: u32,
-    /// ... and left below this one.
+    /// ... and left below this one ...
     pub exit: f32,
-    /// After an exit, the same class is not entered again for this long.
+    /// ... for this long.
+    pub exit_dwell_ms: u32,
+    /// After an exit, the same class is not entered again for this long, and an answered question is not repeated.
     pub cooldown_ms: u32,
+    /// A fused result holds until the next, but at most for this long: what lies beyond counts as absence.
+    pub max_step_ms: u32,
     /// If the two or three likeliest classes together reach `enter` but none does alone, ask after this long.
     pub ask_after_ms: u32,
     /// A choice is offered from this probability on.
     pub ask_min: f32,
-    /// Questions and exits without a decision within a visit before staff is called.
+    /// Somebody is there but nothing was decided or asked for this long: a failure.
+    pub unclear_ms: u32,
+    /// Failures in a row within a visit before staff is called; 0: never.
     pub escalate_after: u32,
     /// With nothing but `none` for this long, the visit has ended.
     pub visit_end_ms: u32,
 }
 
 impl Default for DecisionSpec {
+    /// Chosen so that a spoken word that two 250 ms windows see is entered, and one stray window is not: see docs/decision.md.
     fn default() -> Self {
         DecisionSpec {
             none: "none".into(),
-            smoothing_ms: 400,
+            smoothing_ms: 120,
             enter: 0.8,
-            dwell_ms: 300,
+            dwell_ms: 180,
             exit: 0.4,
+            exit_dwell_ms: 500,
             cooldown_ms: 2000,
-            ask_after_ms: 1200,
+            max_step_ms: 1000,
+            ask_after_ms: 400,
             ask_min: 0.2,
+            unclear_ms: 3000,
             escalate_after: 3,
             visit_end_ms: 5000,
         }

@@ -1,1 +1,13 @@
 //! Fused probabilities to decisions and advice.
+//!
+//! Owns the decision's state machine ([`step`]), its checked rules ([`Policy`]), the advice catalogue ([`advice`]) and the
+//! measures of `eval` ([`score`]). The pipeline calls `step` on every fused result. Deliberately pure: no clock, no
+//! files, no sink, and it does not know where a probability came from. docs/decision.md draws the machine.
+
+pub mod advice;
+mod policy;
+pub mod score;
+mod step;
+
+pub use policy::{Policy, PolicyError};
+pub use step::{Counters, FusedView, MAX_VERDICTS, State, Verdict, Verdicts, step};
