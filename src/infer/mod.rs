@@ -1,1 +1,15 @@
 //! Tensors to embeddings: quantized ONNX models on tract.
+//!
+//! Owns everything that names tract: the ONNX importer, the quantization operators, loading with every declared shape
+//! and type checked against the file, and running with persistent state. The bundle's loader builds the models, the
+//! pipeline and the fusion run them. It deliberately knows nothing about where tensors come from, and starts no thread.
+
+mod encoder;
+mod error;
+mod model;
+mod onnx;
+pub(crate) mod quant;
+
+pub use encoder::{Encoder, OnnxEncoder};
+pub use error::{InferError, InferErrorKind};
+pub use model::{Dtype, InputFact, Model, OutputInfo};
