@@ -16,6 +16,7 @@ use tract_onnx::tract_hir::internal::{
 use super::error::InferError;
 use super::{onnx, quant};
 use crate::config::manifest::StateSpec;
+use crate::metrics::EngineScope;
 use crate::signal::{MAX_RANK, Shape, Tensor, TensorData};
 
 /// Larger files are refused before they are read: edge models are a thousand times smaller.
@@ -316,6 +317,8 @@ impl Model {
     }
 
     fn infer(&mut self, outputs: &mut [Tensor]) -> Result<(), InferError> {
+        // tract allocates and frees from here to the drop of `values`; nothing of this crate does
+        let _engine = EngineScope::enter();
         let values = self.slots.iter().map(|t| t.clone().into_tvalue()).collect();
         let values = self
             .state
