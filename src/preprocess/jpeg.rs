@@ -1,0 +1,56 @@
+//! JPEG to 8-bit samples.
+//!
+//! Owns the decoder's settings, its bounds and the buffer that its samples go to. The picture code calls it once a
+//! frame. It asks for luminance alone when no more is needed: chroma is then never transformed nor converted. The
+//! decoder is strict: a truncated file is an error, not a picture with a grey half.
+
+use zune_core::bytestream::ZCursor;
+use zune_core::colorspace::ColorSpace;
+use zune_core::options::DecoderOptions;
+use zune_jpeg::JpegDecoder;
+
+use super::PreprocessError;
+use super::image::MAX_IMAGE_SIDE;
+
+/// Pixels that one byte of a JPEG can stand for at most: every block of 8 x 8 needs at least one bit of luminance.
+const MAX_PIXELS_PER_BYTE: usize = 8 * 64;
+
+/// A decoded JPEG: rows of `width * channels` bytes without padding.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Decoded<'a> {
+    pub width: usize,
+    pub height: usize,
+    /// 1: full-range luminance; 3: R G B.
+    pub channels: usize,
+    pub data: &'a [u8],
+}
+
+/// Decodes `data` into `buffer`, which grows once to the size of the camera's frames.
+pub(super) fn decode<'a>(
+    data: &[u8],
+    want_gray: bool,
+    buffer: &'a mut Vec<u8>,
+) -> Result<Decoded<'a>, PreprocessError> {
+    let bad = |e: zune_jpeg::errors::DecodeErrors| {
+        PreprocessError::Sample(format!("jpeg of {} bytes: {e}; expected a whole JPEG", data.len()))
+    };
+    let side = MAX_IMAGE_SIDE as usize;
+    let options = DecoderOptions::new_fast().set_strict_mode(true).set_max_width(side).set_max_height(side);
+    let mut decoder = JpegDecoder::new_with_options(ZCursor::new(data), options);
+    decoder.decode_headers().map_err(bad)?;
+    let (width, height) = decoder.dimensions().unwrap_or((0, 0));
+    if width * height > data.len().saturating_mul(MAX_PIXELS_PER_BYTE) {
+        return Err(PreprocessError::Sample(format!(
+            "jpeg of {} bytes says it is {width} x {height}, which cannot fit; expected a whole JPEG",
+            data.len()
+        )));
+    }
+    // From other colour spaces the decoder offers no way to luminance; their RGB is mixed after resizing.
+    let luma = want_gray && matches!(decoder.input_colorspace(), Some(ColorSpace::YCbCr | ColorSpace::Luma));
+    let (space, channels) = if luma { (ColorSpace::Luma, 1) } else { (ColorSpace::RGB, 3) };
+    decoder.set_options(options.jpeg_set_out_colorspace(space));
+    let bytes = width * height * channels;
+    buffer.resize(bytes, 0);
+    decoder.decode_into(buffer).map_err(bad)?;
+    Ok(Decoded { width, height, channels, data: &buffer[..bytes] })
+}
