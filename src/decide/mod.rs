@@ -9,5 +9,6 @@ mod policy;
 pub mod score;
 mod step;
 
+pub use advice::{Catalogue, Lang, decision};
 pub use policy::{Policy, PolicyError};
 pub use step::{Counters, FusedView, MAX_VERDICTS, State, Verdict, Verdicts, step};
