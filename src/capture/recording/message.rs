@@ -8,6 +8,7 @@ use serde::Deserialize;
 use serde::de::{DeserializeSeed, SeqAccess, Visitor};
 
 use super::Truth;
+use crate::capture::jpeg::jpeg_size;
 use crate::signal::{AudioBlock, Frame, PixelFormat};
 
 /// No camera delivers more pixels a side.
@@ -120,8 +121,8 @@ impl Decoder {
         mem::swap(&mut frame.data, &mut image.data);
         frame.format = PixelFormat::Jpeg;
         frame.stride = 0;
-        // the schema has no size: the JPEG header decides
-        (frame.width, frame.height) = (0, 0);
+        // the schema has no size; a JPEG without a header is the decoder's to refuse
+        (frame.width, frame.height) = jpeg_size(&frame.data).unwrap_or_default();
         Ok(())
     }
 

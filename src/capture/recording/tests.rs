@@ -333,3 +333,47 @@ fn damage_ends_in_an_error_or_in_samples_but_never_in_a_panic() {
         }
     }
 }
+
+/// Written by training/kiosk/mcapio.py with the reference implementations in Python.
+#[test]
+fn the_recording_that_python_wrote_is_read_sample_by_sample() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/recordings/small.mcap");
+    let mut recording = Recording::open(&path).unwrap();
+    let mut into = Sample::Text(Utterance::default());
+    let mut log = Vec::new();
+    while let Some(source) = recording.next(&mut into).unwrap() {
+        let what = match &into {
+            Sample::Frame(f) => format!("{:?} {} {}x{}", f.format, f.seq.0, f.width, f.height),
+            Sample::Audio(a) => {
+                let peak = a.data.iter().fold(0f32, |m, x| m.max(x.abs()));
+                format!("{} Hz {}+{} gap {} peak {peak:.2}", a.sample_rate_hz, a.first.0, a.data.len(), a.gap_samples)
+            }
+            Sample::Text(u) => u.text.clone(),
+            Sample::Reading(r) => format!("{:?}", r.values),
+            Sample::Fault { reason, .. } => format!("failed: {reason}"),
+        };
+        log.push(format!("{} {source} {what}", into.t()));
+    }
+    let expect = "\
+        0.000 s camera Jpeg 0 160x120\n\
+        0.000 s mic 8000 Hz 0+2000 gap 0 peak 0.25\n\
+        0.200 s camera Jpeg 1 160x120\n\
+        0.250 s mic 8000 Hz 2000+2000 gap 0 peak 0.25\n\
+        0.400 s camera Jpeg 2 160x120\n\
+        0.500 s mic 8000 Hz 4000+2000 gap 0 peak 0.25\n\
+        0.500 s distance [1.25, NaN]\n\
+        0.600 s camera Jpeg 3 160x120\n\
+        0.750 s mic 8000 Hz 6000+2000 gap 0 peak 0.25\n\
+        0.800 s camera Jpeg 4 160x120\n\
+        1.000 s camera failed: covered\n\
+        1.250 s mic 8000 Hz 10000+2000 gap 2000 peak 0.25\n\
+        1.500 s mic 8000 Hz 12000+2000 gap 0 peak 0.25\n\
+        1.500 s text where do I change my café card?\n\
+        1.750 s mic 8000 Hz 14000+1000 gap 0 peak 0.25\n\
+        1.750 s thermal Gray 0 4x4";
+    assert_eq!(log.join("\n"), expect);
+    let survey = Survey::of(&path).unwrap();
+    let labels: Vec<_> = survey.truths.iter().map(|t| (t.t.as_ms(), t.label.as_str())).collect();
+    assert_eq!(labels, [(0, "desk_3"), (1000, "none")]);
+    assert_eq!(survey.duration, Micros::from_ms(1750));
+}
