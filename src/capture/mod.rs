@@ -4,7 +4,10 @@
 //! beside the drivers. Threads, pacing and reopening are the supervisor's: a file delivers
 //! as fast as it is read, and its timestamps say when each sample belongs.
 
+pub mod image;
+mod jpeg;
 pub mod recording;
+pub mod wav;
 
 use crate::signal::{AudioBlock, Frame, Reading, Utterance};
 
