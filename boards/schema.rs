@@ -320,7 +320,11 @@ fn parse(key: &Key, value: &DeValue<'_>) -> Result<Value, String> {
                     }
                     Some(word) if words.contains(&word) => list.push(word.to_owned()),
                     _ => {
-                        return Err(format!("{path}: {}, expected some of {}", found(item.get_ref()), words.join(", ")));
+                        return Err(format!(
+                            "{path}: {}, expected some of {}",
+                            found(item.get_ref()),
+                            words.join(", ")
+                        ));
                     }
                 }
             }

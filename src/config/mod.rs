@@ -3,10 +3,12 @@
 //! Types, defaults and value checks only. Opening the files a manifest names is [`crate::bundle`]'s work; what a board
 //! can do is [`crate::board`]'s. Unknown keys are errors that name the file, the line and the known keys ([`ConfigError`]).
 
+mod check;
 mod error;
 pub mod manifest;
 pub mod runtime;
 mod spans;
 
+pub use check::{Wrong, check_manifest};
 pub use error::{ConfigError, from_toml};
 pub use spans::{Step, is_given, line_of};
