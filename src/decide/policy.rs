@@ -144,6 +144,12 @@ impl Policy {
         &self.labels
     }
 
+    /// The smoothed probability at which a class is entered.
+    #[must_use]
+    pub fn enter(&self) -> f32 {
+        self.enter
+    }
+
     /// Index of the label that means "nobody asks anything".
     #[must_use]
     pub fn none(&self) -> Option<usize> {
