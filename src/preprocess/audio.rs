@@ -525,3 +525,289 @@ fn loudest(samples: &[f32], window_len: usize, grid: usize) -> usize {
     }
     best.0
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spec(features: Features) -> AudioSpec {
+        AudioSpec {
+            sample_rate_hz: 16_000,
+            window_ms: 100,
+            hop_ms: 50,
+            features,
+            n_fft: 512,
+            win_ms: 25.0,
+            step_ms: 10.0,
+            n_mels: 40,
+            fmin_hz: 20.0,
+            fmax_hz: Some(4000.0),
+            layout: AudioLayout::Nct,
+        }
+    }
+
+    /// Samples `first..first + n` of a signal that differs everywhere, at its capture time.
+    fn block(first: u64, n: usize, rate_hz: u32) -> AudioBlock {
+        let sample = |i: u64| ((i.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40) as f32 / (1 << 24) as f32 - 0.5) * 0.5;
+        AudioBlock {
+            t: Micros(1_000_000) + span(first, rate_hz),
+            sample_rate_hz: rate_hz,
+            data: (first..first + n as u64).map(sample).collect(),
+            ..AudioBlock::default()
+        }
+    }
+
+    fn drain(p: &mut AudioPreprocessor) -> Vec<(u64, Vec<f32>)> {
+        let mut out = Tensor::zeros_f32(&[1]);
+        let mut got = Vec::new();
+        while let Some(t) = p.next_window(&mut out).unwrap() {
+            assert_eq!(p.shape(), &out.shape[..]);
+            got.push((t.0, out.as_f32().unwrap().to_vec()));
+        }
+        got
+    }
+
+    /// Windows of one second of sound in blocks of `piece` samples.
+    fn stream(p: &mut AudioPreprocessor, piece: usize, rate_hz: u32) -> Vec<(u64, Vec<f32>)> {
+        let mut got = Vec::new();
+        let mut first = 0;
+        while first < u64::from(rate_hz) {
+            p.push(&block(first, piece, rate_hz)).unwrap();
+            first += piece as u64;
+            got.append(&mut drain(p));
+        }
+        got
+    }
+
+    #[test]
+    fn windows_come_at_every_hop_whatever_the_blocks() {
+        for features in [Features::Waveform, Features::LogMel] {
+            let mut p = AudioPreprocessor::new(&spec(features)).unwrap();
+            let by_160 = stream(&mut p, 160, 16_000);
+            let times: Vec<u64> = by_160.iter().map(|(t, _)| *t).collect();
+            let expect: Vec<u64> = (0..19).map(|k| 1_100_000 + 50_000 * k).collect();
+            assert_eq!(times, expect);
+            p.reset();
+            assert_eq!(stream(&mut p, 16_000, 16_000), by_160);
+            p.reset();
+            let by_777 = stream(&mut p, 777, 16_000);
+            for ((_, a), (_, b)) in by_777.iter().zip(&by_160) {
+                assert_eq!(a, b);
+            }
+            assert_eq!(p.gaps(), 0);
+        }
+    }
+
+    #[test]
+    fn overlapping_windows_share_columns_without_a_difference() {
+        // Hops of a multiple of the step, of none, and beyond the window.
+        for hop_ms in [10, 15, 50, 130] {
+            let mut p = AudioPreprocessor::new(&spec(Features::LogMel)).unwrap().with_hop_ms(hop_ms).unwrap();
+            let windows = stream(&mut p, 320, 16_000);
+            let signal = block(0, 16_000, 16_000).data;
+            let mut alone = AudioPreprocessor::new(&spec(Features::LogMel)).unwrap();
+            let mut out = Tensor::zeros_f32(&[1]);
+            assert!(windows.len() > 5);
+            for (k, (_, window)) in windows.iter().enumerate() {
+                let from = k * hop_ms as usize * 16;
+                alone.clip_window(&signal[from..from + 1600], 16_000, &mut out).unwrap();
+                assert_eq!(out.as_f32().unwrap(), window, "hop {hop_ms} ms, window {k}");
+            }
+        }
+    }
+
+    #[test]
+    fn layouts_order_the_same_columns() {
+        let signal = block(0, 1600, 16_000).data;
+        let log_mel = |layout| {
+            let mut p = AudioPreprocessor::new(&AudioSpec { layout, ..spec(Features::LogMel) }).unwrap();
+            let mut out = Tensor::zeros_f32(&[1]);
+            p.clip_window(&signal, 16_000, &mut out).unwrap();
+            assert_eq!(p.shape(), &out.shape[..]);
+            (p.shape().to_vec(), out.as_f32().unwrap().to_vec())
+        };
+        let (shape, nct) = log_mel(AudioLayout::Nct);
+        assert_eq!(shape, [1, 40, 7]);
+        let (shape, ntc) = log_mel(AudioLayout::Ntc);
+        assert_eq!(shape, [1, 7, 40]);
+        assert_eq!(log_mel(AudioLayout::Nchw), (vec![1, 1, 40, 7], nct.clone()));
+        for m in 0..40 {
+            for t in 0..7 {
+                assert_eq!(nct[m * 7 + t], ntc[t * 40 + m]);
+            }
+        }
+    }
+
+    #[test]
+    fn other_rates_are_resampled_and_keep_their_time() {
+        for (rate_hz, piece) in [(8_000, 80), (48_000, 480), (44_100, 441), (44_101, 500)] {
+            let mut p = AudioPreprocessor::new(&spec(Features::Waveform)).unwrap();
+            // Silence with one click half a second in.
+            let mut windows = Vec::new();
+            let click = u64::from(rate_hz / 2);
+            for k in 0..(rate_hz as usize / piece) as u64 {
+                let mut b = block(k * piece as u64, piece, rate_hz);
+                let first = k * piece as u64;
+                for (i, x) in b.data.iter_mut().enumerate() {
+                    *x = if first + i as u64 == click { 1.0 } else { 0.0 };
+                }
+                p.push(&b).unwrap();
+                windows.append(&mut drain(&mut p));
+            }
+            assert_eq!(p.gaps(), 0);
+            let (t, window) =
+                windows.iter().find(|(_, w)| energy(&w[400..1200]) > 1e-3).expect("the click is in a window");
+            let peak = window.iter().enumerate().max_by(|a, b| a.1.abs().total_cmp(&b.1.abs())).unwrap().0;
+            let at = t - 100_000 + peak as u64 * 1_000_000 / 16_000;
+            assert!(at.abs_diff(1_500_000) <= 130, "{rate_hz} Hz: the click lies at {at} us");
+        }
+    }
+
+    #[test]
+    fn a_break_in_the_sound_begins_a_new_window() {
+        // 96 ms of sound, a second block as given, and then how much more until a window is complete.
+        let after = |second: &dyn Fn(&mut AudioBlock)| {
+            let mut p = AudioPreprocessor::new(&spec(Features::Waveform)).unwrap();
+            p.push(&block(0, 1536, 16_000)).unwrap();
+            let mut b = block(1536, 160, 16_000);
+            second(&mut b);
+            p.push(&b).unwrap();
+            let windows = drain(&mut p).len();
+            (windows, p.gaps())
+        };
+        assert_eq!(after(&|_| {}), (1, 0));
+        assert_eq!(after(&|b| b.t = b.t + Micros::from_ms(40)), (1, 0)); // jitter
+        assert_eq!(after(&|b| b.gap_samples = 1), (0, 1));
+        assert_eq!(after(&|b| b.t = b.t + Micros::from_ms(60)), (0, 1));
+        assert_eq!(after(&|b| b.t = b.t - Micros::from_ms(60)), (0, 1));
+        assert_eq!(after(&|b| b.t = Micros::ZERO), (0, 1));
+        assert_eq!(after(&|b| b.t = Micros(u64::MAX)), (0, 1));
+        assert_eq!(after(&|b| b.sample_rate_hz = 8_000), (0, 1));
+    }
+
+    #[test]
+    fn times_follow_a_microphone_whose_clock_runs_slow() {
+        let mut p = AudioPreprocessor::new(&spec(Features::Waveform)).unwrap();
+        // Blocks of 10 ms that really take 10.1 ms: after 30 s the samples alone would be 300 ms behind.
+        let mut last = (0, 0);
+        for k in 0..3000_u64 {
+            let mut b = block(k * 160, 160, 16_000);
+            b.t = Micros(k * 10_100);
+            p.push(&b).unwrap();
+            if let Some((t, _)) = drain(&mut p).pop() {
+                last = (t, b.t.0 + 10_000);
+            }
+        }
+        assert_eq!(p.gaps(), 0);
+        assert!(last.0.abs_diff(last.1) <= 10_000, "{last:?}");
+    }
+
+    #[test]
+    fn a_clip_becomes_one_window() {
+        let mut p = AudioPreprocessor::new(&spec(Features::Waveform)).unwrap();
+        let mut out = Tensor::zeros_f32(&[1]);
+        let mut window = |clip: &[f32], rate_hz| {
+            p.clip_window(clip, rate_hz, &mut out).unwrap();
+            out.as_f32().unwrap().to_vec()
+        };
+        let short = window(&[0.5; 600], 16_000);
+        assert!(short[..500].iter().chain(&short[1100..]).all(|x| *x == 0.0));
+        assert!(short[500..1100].iter().all(|x| *x == 0.5));
+        let mut long = vec![0.01; 16_000];
+        long[8000..9600].fill(0.5);
+        assert_eq!(window(&long, 16_000), vec![0.5; 1600]);
+        assert_eq!(window(&long[..1600], 16_000), vec![0.01; 1600]);
+        // Silence: the first of equals.
+        assert_eq!(window(&[0.0; 5000], 16_000), vec![0.0; 1600]);
+        let from_8k = window(&[0.5; 400], 8_000);
+        assert!((from_8k[800] - 0.5).abs() < 0.01 && from_8k[300].abs() < 1e-6 && from_8k[1300].abs() < 1e-6);
+    }
+
+    #[test]
+    fn a_clip_gives_all_its_windows() {
+        let mut p = AudioPreprocessor::new(&spec(Features::Waveform)).unwrap();
+        let mut out = Tensor::zeros_f32(&[1]);
+        let signal = block(0, 16_000, 16_000).data;
+        let mut seen = Vec::new();
+        let count = p
+            .clip_all_windows(&signal, 16_000, &mut out, |k, w| {
+                assert_eq!(w.as_f32().unwrap(), &signal[k * 800..k * 800 + 1600]);
+                seen.push(k);
+            })
+            .unwrap();
+        assert_eq!((count, seen.len()), (19, 19));
+        assert_eq!(p.clip_all_windows(&signal[..50], 16_000, &mut out, |_, _| {}).unwrap(), 1);
+    }
+
+    #[test]
+    fn the_level_is_that_of_the_last_window() {
+        let mut p = AudioPreprocessor::new(&spec(Features::LogMel)).unwrap();
+        let mut out = Tensor::zeros_f32(&[1]);
+        assert_eq!(p.level_dbfs(), -120.0);
+        p.clip_window(&[0.1; 1600], 16_000, &mut out).unwrap();
+        assert!((p.level_dbfs() + 20.0).abs() < 0.01);
+        p.clip_window(&[0.0; 1600], 16_000, &mut out).unwrap();
+        assert_eq!(p.level_dbfs(), -120.0);
+    }
+
+    #[test]
+    fn samples_that_are_no_numbers_are_silence_and_counted() {
+        let mut p = AudioPreprocessor::new(&spec(Features::LogMel)).unwrap();
+        let mut b = block(0, 1600, 16_000);
+        b.data[7] = f32::NAN;
+        b.data[8] = f32::NEG_INFINITY;
+        b.data[9] = 1e30;
+        p.push(&b).unwrap();
+        assert!(drain(&mut p)[0].1.iter().all(|x| x.is_finite()));
+        assert_eq!(p.non_finite(), 2);
+    }
+
+    #[test]
+    fn sound_that_nobody_takes_is_bounded_and_counted() {
+        let mut p = AudioPreprocessor::new(&spec(Features::Waveform)).unwrap();
+        for k in 0..100 {
+            p.push(&block(k * 16_000, 16_000, 16_000)).unwrap();
+        }
+        assert_eq!(p.skipped(), 800);
+        let windows = drain(&mut p);
+        assert_eq!(windows[0].0, 1_000_000 + 40_000_000 + 100_000);
+        assert_eq!(windows.len(), 1199);
+    }
+
+    #[test]
+    fn impossible_specs_and_rates_are_named() {
+        let log_mel = || spec(Features::LogMel);
+        let check = |spec: AudioSpec, part: &str| {
+            let error = AudioPreprocessor::new(&spec).unwrap_err().to_string();
+            assert!(error.contains(part), "{error}, expected {part}");
+        };
+        check(
+            AudioSpec { sample_rate_hz: 0, ..log_mel() },
+            "encoder.audio.sample_rate_hz = 0, expected 1000 to 192000 Hz",
+        );
+        check(AudioSpec { window_ms: 0, ..log_mel() }, "encoder.audio.window_ms = 0");
+        check(AudioSpec { hop_ms: 0, ..log_mel() }, "encoder.audio.hop_ms = 0");
+        check(AudioSpec { n_fft: 2048, ..log_mel() }, "encoder.audio.n_fft = 2048, expected at most 1600");
+        check(AudioSpec { n_fft: 0, ..log_mel() }, "encoder.audio.n_fft = 0");
+        check(
+            AudioSpec { win_ms: 40.0, ..log_mel() },
+            "encoder.audio.win_ms = 40, expected at most 32 ms (n_fft = 512",
+        );
+        check(AudioSpec { win_ms: f32::NAN, ..log_mel() }, "encoder.audio.win_ms = NaN");
+        check(AudioSpec { step_ms: 0.0, ..log_mel() }, "encoder.audio.step_ms = 0");
+        check(AudioSpec { n_mels: 0, ..log_mel() }, "encoder.audio.n_mels = 0");
+        let fmax = "encoder.audio.fmax_hz = 9000, expected at most 8000 (half of sample_rate_hz)";
+        check(AudioSpec { fmax_hz: Some(9000.0), ..log_mel() }, fmax);
+        check(
+            AudioSpec { fmin_hz: 4000.0, ..log_mel() },
+            "encoder.audio.fmin_hz = 4000, expected 0 or above and below",
+        );
+        let mut p = AudioPreprocessor::new(&log_mel()).unwrap();
+        for rate_hz in [0, 999, u32::MAX] {
+            assert!(p.push(&AudioBlock { sample_rate_hz: rate_hz, ..AudioBlock::default() }).is_err());
+            assert!(p.clip_window(&[0.0; 9], rate_hz, &mut Tensor::zeros_f32(&[1])).is_err());
+        }
+        assert!(p.clip_window(&[], 16_000, &mut Tensor::zeros_f32(&[1])).is_err());
+        assert!(p.with_hop_ms(0).is_err());
+    }
+}

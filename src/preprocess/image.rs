@@ -336,3 +336,187 @@ fn cover(across: Span, down: Span, aspect: f64) -> (Span, Span) {
         (across, centred(down, across.len / aspect))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// 16 x 16: left half 60, right half 200. An eighth of the other half reaches over when made two pixels.
+    const GRAY_JPEG: &[u8] = include_bytes!("../../tests/golden/jpeg/halves_gray.jpg");
+    /// 64 x 16, 4:2:0: left half R G B 220 20 20, right half 20 20 220.
+    const COLOUR_JPEG: &[u8] = include_bytes!("../../tests/golden/jpeg/red_blue.jpg");
+
+    fn spec(size: [u32; 2], color: Color) -> ImageSpec {
+        let channels = if color == Color::Gray { 1 } else { 3 };
+        ImageSpec {
+            size,
+            color,
+            roi: Roi::Full,
+            resize: Resize::Stretch,
+            // Pixels come out as 0 to 255.
+            mean: vec![0.0; channels],
+            std: vec![1.0 / 255.0; channels],
+            layout: Layout::Nchw,
+        }
+    }
+
+    fn frame(format: PixelFormat, width: u32, height: u32, stride: u32, data: &[u8]) -> Frame {
+        Frame { width, height, stride, format, data: data.to_vec(), ..Frame::default() }
+    }
+
+    fn run(spec: &ImageSpec, frame: &Frame) -> Result<Vec<f32>, PreprocessError> {
+        let mut out = Tensor::zeros_i64(&[1]);
+        let mut p = ImagePreprocessor::new(spec)?;
+        p.run(frame, &mut out)?;
+        assert_eq!(p.shape(), &out.shape[..]);
+        Ok(out.as_f32().unwrap().to_vec())
+    }
+
+    fn check(spec: &ImageSpec, frame: &Frame, expect: &[f32], tolerance: f32) {
+        let got = run(spec, frame).unwrap();
+        let near = got.len() == expect.len() && got.iter().zip(expect).all(|(g, e)| (g - e).abs() <= tolerance);
+        assert!(near, "{spec:?}, {:?}: {got:?}, expected {expect:?}", frame.format);
+    }
+
+    #[test]
+    fn every_format_becomes_every_colour() {
+        // Two pixels of pure red in each format; BT.601 luminance of red is 76.2.
+        let red = [
+            frame(PixelFormat::Rgb, 2, 2, 6, &[255, 0, 0, 255, 0, 0, 255, 0, 0, 255, 0, 0]),
+            frame(PixelFormat::Yuyv, 2, 2, 4, &[81, 90, 81, 240, 81, 90, 81, 240]),
+            frame(PixelFormat::Nv12, 2, 2, 2, &[81, 81, 81, 81, 90, 240]),
+        ];
+        for frame in &red {
+            check(&spec([1, 1], Color::Gray), frame, &[76.2], 1.0);
+            check(&spec([1, 1], Color::Rgb), frame, &[255.0, 0.0, 0.0], 2.0);
+            check(&spec([1, 1], Color::Bgr), frame, &[0.0, 0.0, 255.0], 2.0);
+        }
+        let gray = frame(PixelFormat::Gray, 2, 1, 2, &[10, 30]);
+        check(&spec([1, 1], Color::Gray), &gray, &[20.0], 0.01);
+        check(&spec([1, 2], Color::Bgr), &gray, &[10.0, 30.0, 10.0, 30.0, 10.0, 30.0], 0.01);
+        check(&spec([1, 2], Color::Gray), &frame(PixelFormat::Jpeg, 0, 0, 0, GRAY_JPEG), &[77.5, 182.5], 3.0);
+        let colour = frame(PixelFormat::Jpeg, 0, 0, 0, COLOUR_JPEG);
+        check(
+            &ImageSpec { layout: Layout::Nhwc, ..spec([1, 2], Color::Rgb) },
+            &colour,
+            &[195.0, 20.0, 45.0, 45.0, 20.0, 195.0],
+            12.0,
+        );
+        check(&spec([1, 2], Color::Gray), &colour, &[75.2, 47.4], 3.0);
+    }
+
+    #[test]
+    fn padding_of_the_stride_and_odd_sizes_are_not_looked_at() {
+        check(
+            &spec([2, 1], Color::Gray),
+            &frame(PixelFormat::Gray, 1, 2, 4, &[9, 255, 255, 255, 7]),
+            &[9.0, 7.0],
+            0.01,
+        );
+        // 3 x 3: luma rows of 3 in a stride of 4, two chroma rows of two pairs.
+        let mut odd = [235, 235, 235, 0].repeat(3);
+        odd.extend_from_slice(&[128; 8]);
+        check(&spec([1, 1], Color::Rgb), &frame(PixelFormat::Nv12, 3, 3, 4, &odd), &[255.0; 3], 0.1);
+    }
+
+    #[test]
+    fn the_region_meets_the_size() {
+        // 4 x 2: columns 0, 100, 200, 50.
+        let wide = frame(PixelFormat::Gray, 4, 2, 4, &[0, 100, 200, 50, 0, 100, 200, 50]);
+        let with = |roi, resize, size| ImageSpec { roi, resize, ..spec(size, Color::Gray) };
+        check(&with(Roi::Center, Resize::Stretch, [2, 2]), &wide, &[100.0, 200.0, 100.0, 200.0], 0.01);
+        check(&with(Roi::Full, Resize::Cover, [2, 2]), &wide, &[100.0, 200.0, 100.0, 200.0], 0.01);
+        let contained = ImageSpec { mean: vec![0.5], ..with(Roi::Full, Resize::Contain, [4, 4]) };
+        // Rows of the mean above and below; 127.5 has been taken off the rest.
+        let mut expect = vec![0.0; 4];
+        expect.extend([-127.5, -27.5, 72.5, -77.5, -127.5, -27.5, 72.5, -77.5]);
+        expect.extend([0.0; 4]);
+        check(&contained, &wide, &expect, 0.01);
+        check(&with(Roi::Rect([0.5, 0.0, 0.25, 1.0]), Resize::Stretch, [1, 1]), &wide, &[200.0], 0.01);
+        check(&with(Roi::Rect([0.99, 0.99, 0.01, 0.01]), Resize::Stretch, [1, 1]), &wide, &[50.0], 0.01);
+    }
+
+    #[test]
+    fn frames_of_another_size_get_another_plan() {
+        let mut p = ImagePreprocessor::new(&spec([1, 1], Color::Gray)).unwrap();
+        let mut out = Tensor::zeros_f32(&[1, 1, 1, 1]);
+        for (side, value) in [(2, 40), (9, 80), (2, 120)] {
+            p.run(&frame(PixelFormat::Gray, side, side, side, &vec![value; (side * side) as usize]), &mut out).unwrap();
+            assert!((out.as_f32().unwrap()[0] - f32::from(value)).abs() < 0.01);
+        }
+    }
+
+    #[test]
+    fn frames_that_are_no_pictures_are_refused_by_name() {
+        let refuse = |frame: &Frame, part: &str| {
+            for color in [Color::Gray, Color::Rgb] {
+                match run(&spec([4, 4], color), frame) {
+                    Err(PreprocessError::Sample(message)) => {
+                        assert!(message.contains(part), "{message}, expected {part}")
+                    }
+                    other => panic!("{:?} {} x {}: {other:?}", frame.format, frame.width, frame.height),
+                }
+            }
+        };
+        refuse(&frame(PixelFormat::Gray, 0, 4, 4, &[0; 16]), "gray frame 0 x 4: sides must be");
+        refuse(&frame(PixelFormat::Gray, 4, 0, 4, &[0; 16]), "4 x 0: sides must be");
+        refuse(&frame(PixelFormat::Gray, 9000, 4, 9000, &[0; 16]), "sides must be 1 to 8192");
+        refuse(&frame(PixelFormat::Gray, 4, 4, 3, &[0; 16]), "stride = 3, expected at least 4");
+        refuse(&frame(PixelFormat::Gray, 4, 4, 4, &[0; 15]), "15 bytes, expected at least 16");
+        refuse(&frame(PixelFormat::Gray, 4, 4, u32::MAX, &[0; 16]), "16 bytes, expected at least");
+        refuse(&frame(PixelFormat::Rgb, 4, 4, 11, &[0; 48]), "stride = 11, expected at least 12");
+        refuse(&frame(PixelFormat::Yuyv, 3, 4, 8, &[0; 48]), "width must be even");
+        refuse(&frame(PixelFormat::Nv12, 4, 4, 4, &[0; 23]), "23 bytes, expected at least 24");
+        refuse(&frame(PixelFormat::Jpeg, 4, 4, 0, &[]), "jpeg of 0 bytes");
+        refuse(&frame(PixelFormat::Jpeg, 4, 4, 0, b"not a jpeg"), "jpeg of 10 bytes");
+        for cut in [3, 20, 150, GRAY_JPEG.len() / 2] {
+            refuse(&frame(PixelFormat::Jpeg, 0, 0, 0, &GRAY_JPEG[..cut]), "expected a whole JPEG");
+            refuse(&frame(PixelFormat::Jpeg, 0, 0, 0, &COLOUR_JPEG[..cut]), "expected a whole JPEG");
+        }
+        // The same file with 8000 x 8000 and 60000 x 60000 in its header.
+        for (side, part) in [(8000_u16, "which cannot fit"), (60_000, "limit")] {
+            let mut huge = GRAY_JPEG.to_vec();
+            let sof = huge.windows(2).position(|m| m == [0xff, 0xc0]).unwrap();
+            huge[sof + 5..sof + 7].copy_from_slice(&side.to_be_bytes());
+            huge[sof + 7..sof + 9].copy_from_slice(&side.to_be_bytes());
+            refuse(&frame(PixelFormat::Jpeg, 0, 0, 0, &huge), part);
+        }
+    }
+
+    #[test]
+    fn a_jpeg_with_any_byte_changed_does_not_panic() {
+        let mut p = ImagePreprocessor::new(&spec([4, 4], Color::Rgb)).unwrap();
+        let mut out = Tensor::zeros_f32(&[1]);
+        let mut corrupt = frame(PixelFormat::Jpeg, 0, 0, 0, COLOUR_JPEG);
+        for at in 0..COLOUR_JPEG.len() {
+            for value in [0, 0xff, COLOUR_JPEG[at] ^ 0x55] {
+                corrupt.data[at] = value;
+                // Some changes still make a picture.
+                let _ = p.run(&corrupt, &mut out);
+            }
+            corrupt.data[at] = COLOUR_JPEG[at];
+        }
+        p.run(&corrupt, &mut out).unwrap();
+    }
+
+    #[test]
+    fn impossible_specs_name_the_key() {
+        let gray = || spec([4, 4], Color::Gray);
+        let check = |spec: ImageSpec, part: &str| {
+            let error = ImagePreprocessor::new(&spec).unwrap_err().to_string();
+            assert!(error.contains(part), "{error}, expected {part}");
+        };
+        check(spec([0, 4], Color::Gray), "encoder.image.size = [0, 4], expected [height, width] of 1 to 8192");
+        check(spec([4, 9000], Color::Gray), "encoder.image.size = [4, 9000]");
+        check(
+            ImageSpec { mean: vec![0.5; 3], ..gray() },
+            "encoder.image.mean = [0.5, 0.5, 0.5], expected 1 finite values",
+        );
+        check(ImageSpec { std: vec![0.5], ..spec([4, 4], Color::Bgr) }, "expected 3 finite values (color = bgr)");
+        check(ImageSpec { std: vec![0.0], ..gray() }, "encoder.image.std = [0.0], expected values above 0");
+        check(ImageSpec { mean: vec![f32::NAN], ..gray() }, "encoder.image.mean = [NaN]");
+        for rect in [[0.0, 0.0, 0.0, 1.0], [0.5, 0.0, 0.6, 1.0], [-0.1, 0.0, 0.5, 0.5], [f32::NAN, 0.0, 1.0, 1.0]] {
+            check(ImageSpec { roi: Roi::Rect(rect), ..gray() }, "encoder.image.roi = { rect = [");
+        }
+    }
+}

@@ -15,9 +15,13 @@ mod jpeg;
 mod mel;
 mod resample;
 mod resize;
+mod series;
+mod text;
 
 pub use audio::AudioPreprocessor;
 pub use image::{ImagePreprocessor, MAX_IMAGE_SIDE};
+pub use series::SeriesPreprocessor;
+pub use text::{TextPreprocessor, decode_lossy};
 
 use crate::signal::{Tensor, TensorData};
 

@@ -1,0 +1,241 @@
+//! Text: an utterance to token ids.
+//!
+//! Owns cleaning, Unicode normalising, tokenizing and padding. Called once an utterance by the pipeline, `eval` and the
+//! tensor export. It knows no language and corrects no spelling. Allocates for every utterance: the tokenizer does.
+
+use std::borrow::Cow;
+
+use tokenizers::tokenizer::{PostProcessor, Tokenizer, TruncationDirection, TruncationParams, TruncationStrategy};
+use unicode_normalization::UnicodeNormalization;
+
+use crate::config::manifest::TextSpec;
+use crate::signal::{Tensor, TensorData};
+
+use super::PreprocessError;
+
+/// Most tokens, and most bytes, that a manifest can ask for.
+const MAX_TOKENS: usize = 8192;
+const MAX_BYTES: usize = 1 << 20;
+
+/// Utterances to token ids. One per encoder.
+#[derive(Debug)]
+pub struct TextPreprocessor {
+    tokenizer: Box<Tokenizer>,
+    shape: [usize; 2],
+    pad_id: i64,
+    max_bytes: usize,
+    clean: String,
+    truncated: u64,
+}
+
+impl TextPreprocessor {
+    /// Checks `spec` and reads the tokenizer, the bytes of the file that `spec.tokenizer` names.
+    ///
+    /// Padding and truncation that the file sets are replaced by the spec's; its special tokens stay and survive cutting.
+    ///
+    /// # Errors
+    /// [`PreprocessError::Spec`] naming the key or the file, the value and what is expected.
+    pub fn new(spec: &TextSpec, tokenizer_json: &[u8]) -> Result<Self, PreprocessError> {
+        if !(1..=MAX_TOKENS).contains(&spec.max_tokens) {
+            let expected = format!("1 to {MAX_TOKENS}");
+            return Err(PreprocessError::spec("encoder.text.max_tokens", spec.max_tokens, expected));
+        }
+        if !(4..=MAX_BYTES).contains(&spec.max_bytes) {
+            let expected = format!("4 to {MAX_BYTES} bytes");
+            return Err(PreprocessError::spec("encoder.text.max_bytes", spec.max_bytes, expected));
+        }
+        if spec.pad_id < 0 {
+            return Err(PreprocessError::spec("encoder.text.pad_id", spec.pad_id, "0 or above"));
+        }
+        let bad = |e: tokenizers::Error| {
+            PreprocessError::Spec(format!(
+                "{}: {e}; expected a tokenizer.json of the tokenizers library",
+                spec.tokenizer
+            ))
+        };
+        let mut tokenizer = Box::new(Tokenizer::from_bytes(tokenizer_json).map_err(bad)?);
+        let special = tokenizer.get_post_processor().map_or(0, |p| p.added_tokens(false));
+        if spec.max_tokens <= special {
+            let expected = format!("more than the {special} special tokens that {} adds", spec.tokenizer);
+            return Err(PreprocessError::spec("encoder.text.max_tokens", spec.max_tokens, expected));
+        }
+        tokenizer.with_padding(None);
+        let truncation = TruncationParams {
+            direction: TruncationDirection::Right,
+            max_length: spec.max_tokens,
+            strategy: TruncationStrategy::LongestFirst,
+            stride: 0,
+        };
+        tokenizer.with_truncation(Some(truncation)).map_err(bad)?;
+        Ok(TextPreprocessor {
+            tokenizer,
+            shape: [1, spec.max_tokens],
+            pad_id: spec.pad_id,
+            max_bytes: spec.max_bytes,
+            clean: String::new(),
+            truncated: 0,
+        })
+    }
+
+    /// Dimensions of the tensor: `[1, max_tokens]`.
+    #[must_use]
+    pub fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    /// Every id of the tokenizer lies below this: rows that the model's embedding table needs.
+    #[must_use]
+    pub fn id_end(&self) -> u32 {
+        self.tokenizer.get_vocab(true).values().max().map_or(0, |id| id.saturating_add(1))
+    }
+
+    /// Turns `text` into the i64 tensor `out`, which is made to fit if it does not.
+    ///
+    /// # Errors
+    /// [`PreprocessError::Sample`] if nothing readable is left of the text; `out` is then unspecified but usable.
+    pub fn run(&mut self, text: &str, out: &mut Tensor) -> Result<(), PreprocessError> {
+        let head = &text[..text.floor_char_boundary(self.max_bytes)];
+        if head.len() < text.len() {
+            self.truncated += 1;
+        }
+        clean(head, &mut self.clean);
+        if self.clean.is_empty() {
+            let bytes = text.len();
+            return Err(PreprocessError::Sample(format!(
+                "text of {bytes} bytes holds nothing readable, expected words"
+            )));
+        }
+        let encoding = self
+            .tokenizer
+            .encode_fast(self.clean.as_str(), true)
+            .map_err(|e| PreprocessError::Sample(format!("text of {} bytes: tokenizer: {e}", self.clean.len())))?;
+        let max_tokens = self.shape[1];
+        if out.shape != self.shape || !matches!(out.data, TensorData::I64(_)) {
+            *out = Tensor::zeros_i64(&self.shape);
+        }
+        let ids = out.as_i64_mut().expect("the tensor has just been made i64");
+        ids.clear();
+        ids.extend(encoding.get_ids().iter().take(max_tokens).map(|id| i64::from(*id)));
+        ids.resize(max_tokens, self.pad_id);
+        Ok(())
+    }
+
+    /// Texts of which only the first `max_bytes` were looked at.
+    #[must_use]
+    pub fn truncated(&self) -> u64 {
+        self.truncated
+    }
+}
+
+/// Bytes that claim to be UTF-8 as text: what is invalid becomes U+FFFD, which cleaning turns into a space.
+#[must_use]
+pub fn decode_lossy(bytes: &[u8]) -> Cow<'_, str> {
+    String::from_utf8_lossy(bytes)
+}
+
+/// `text` in Unicode form NFKC, without control and invisible characters, every run of white space one space, none at
+/// the ends. Appended to nothing: `out` is replaced.
+fn clean(text: &str, out: &mut String) {
+    out.clear();
+    let mut space = false;
+    for c in text.nfkc() {
+        if c.is_whitespace() || c == char::REPLACEMENT_CHARACTER {
+            space = true;
+        } else if !c.is_control() && !is_invisible(c) {
+            if space && !out.is_empty() {
+                out.push(' ');
+            }
+            space = false;
+            out.push(c);
+        }
+    }
+}
+
+/// Characters without a shape that steer layout: soft hyphen, zero-width characters, direction marks, byte order mark.
+fn is_invisible(c: char) -> bool {
+    matches!(c, '\u{ad}' | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Words of a closed list, lower-cased; id 0 pads, 1 is unknown.
+    const TOKENIZER: &str = r#"{
+        "version": "1.0", "truncation": null,
+        "padding": {"strategy": {"Fixed": 99}, "direction": "Left", "pad_to_multiple_of": null,
+                    "pad_id": 7, "pad_type_id": 0, "pad_token": "x"},
+        "added_tokens": [], "normalizer": {"type": "Lowercase"}, "pre_tokenizer": {"type": "Whitespace"},
+        "post_processor": null, "decoder": null,
+        "model": {"type": "WordLevel", "unk_token": "[unk]",
+                  "vocab": {"[pad]": 0, "[unk]": 1, "lost": 2, "my": 3, "card": 4, "fi": 5}}}"#;
+
+    fn spec() -> TextSpec {
+        TextSpec { tokenizer: "tokenizer.json".into(), max_tokens: 5, pad_id: 0, max_bytes: 40, hold_ms: 0 }
+    }
+
+    fn ids(text: &str) -> Result<Vec<i64>, String> {
+        let mut out = Tensor::zeros_f32(&[1]);
+        let mut text_preprocessor = TextPreprocessor::new(&spec(), TOKENIZER.as_bytes()).unwrap();
+        text_preprocessor.run(text, &mut out).map_err(|e| e.to_string())?;
+        assert_eq!(out.shape, [1, 5]);
+        Ok(out.as_i64_mut().unwrap().clone())
+    }
+
+    #[test]
+    fn text_is_cleaned_normalised_tokenized_and_padded() {
+        let cases: [(&str, [i64; 5]); 8] = [
+            ("Lost my card", [2, 3, 4, 0, 0]),
+            (" \t lost\r\n\n my  ", [2, 3, 0, 0, 0]),
+            ("lo\u{0}st\u{200b} \u{feff}my", [2, 3, 0, 0, 0]), // control and invisible characters vanish
+            ("my\u{fffd}card", [3, 4, 0, 0, 0]),               // what was invalid parts words
+            ("\u{fb01}", [5, 0, 0, 0, 0]),                     // the ligature is compatible with its letters
+            ("ｌｏｓｔ", [2, 0, 0, 0, 0]),                     // full-width forms as typed with an Asian keyboard
+            ("my my my my my my card", [3, 3, 3, 3, 3]),       // cut to max_tokens
+            ("zebra", [1, 0, 0, 0, 0]),
+        ];
+        for (text, expect) in cases {
+            assert_eq!(ids(text), Ok(expect.to_vec()), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn text_without_words_is_refused() {
+        for text in ["", "  \n", "\u{0}\u{7}\u{200b}", "\u{fffd}"] {
+            let error = ids(text).unwrap_err();
+            assert!(error.contains("nothing readable"), "{text:?}: {error}");
+        }
+    }
+
+    #[test]
+    fn text_beyond_max_bytes_is_dropped_at_a_character_and_counted() {
+        let mut p = TextPreprocessor::new(&spec(), TOKENIZER.as_bytes()).unwrap();
+        let mut out = Tensor::zeros_i64(&[1, 5]);
+        p.run(&"é".repeat(20), &mut out).unwrap();
+        assert_eq!(p.truncated(), 0);
+        p.run(&format!("a{}", "é".repeat(20)), &mut out).unwrap();
+        p.run(&"lost ".repeat(2_000_000), &mut out).unwrap();
+        assert_eq!(p.truncated(), 2);
+        assert_eq!(out.data, TensorData::I64(vec![2; 5]));
+    }
+
+    #[test]
+    fn invalid_bytes_become_replacement_characters() {
+        assert_eq!(decode_lossy(b"lost \xff\xfe card"), "lost \u{fffd}\u{fffd} card");
+        assert_eq!(decode_lossy(b"\xe2\x82"), "\u{fffd}");
+    }
+
+    #[test]
+    fn impossible_specs_name_the_key() {
+        let check = |spec: TextSpec, json: &str, part: &str| {
+            let error = TextPreprocessor::new(&spec, json.as_bytes()).unwrap_err().to_string();
+            assert!(error.contains(part), "{error}, expected {part}");
+        };
+        check(TextSpec { max_tokens: 0, ..spec() }, TOKENIZER, "encoder.text.max_tokens = 0, expected");
+        check(TextSpec { max_bytes: 0, ..spec() }, TOKENIZER, "encoder.text.max_bytes = 0, expected");
+        check(TextSpec { pad_id: -1, ..spec() }, TOKENIZER, "encoder.text.pad_id = -1, expected");
+        check(spec(), "{}", "tokenizer.json: ");
+        check(spec(), "not json", "tokenizer.json: ");
+        check(spec(), "", "tokenizer.json: ");
+    }
+}
