@@ -53,6 +53,13 @@ def seed_all(seed, threads=None):
     return np.random.default_rng(seed)
 
 
+def save_npz(path, **arrays):
+    """`numpy.savez` that leaves no half-written file behind when it is interrupted."""
+    part = Path(path).with_suffix(f".part{os.getpid()}.npz")
+    np.savez(part, **arrays)
+    part.replace(path)
+
+
 def write_json(path, value):
     """Writes `value` as indented JSON with sorted keys; creates the folder."""
     path = Path(path)

@@ -96,13 +96,15 @@ ACCENTS = {
 
 @dataclass
 class Clip:
-    """A piece of speech. `speaker` is a recorded speaker's name or "espeak/..."; `label` is 0-9 or `common.NONE`; `test` marks what is kept for evaluation."""
+    """A piece of speech. `speaker` is a recorded speaker's name or "espeak/..."; `label` is 0-9 or `common.NONE`; `test` marks what is kept for
+    evaluation; `index` counts a recorded speaker's takes of a digit."""
 
     audio: np.ndarray
     label: int
     speaker: str
     text: str
     test: bool
+    index: int = 0
 
 
 # --- sources -----------------------------------------------------------------------------------------------------------
@@ -142,7 +144,7 @@ def fsdd():
     clips = []
     for path in sorted(common.data("fsdd").glob("*.wav")):
         digit, speaker, index = path.stem.split("_")
-        clips.append(Clip(read(path), int(digit), speaker, DIGITS[int(digit)], int(index) < FSDD_TEST_BELOW))
+        clips.append(Clip(read(path), int(digit), speaker, DIGITS[int(digit)], int(index) < FSDD_TEST_BELOW, int(index)))
     return clips
 
 
@@ -209,7 +211,7 @@ def synthetic(seed=1, per_variant=4, words_per_speaker=22):
         with ThreadPoolExecutor(3) as pool:
             said = list(pool.map(lambda j: say(*j[:4]), jobs))
         ends = np.cumsum([len(x) for x in said])
-        np.savez(path, audio=(np.clip(np.concatenate(said), -1, 1) * 32767).astype(np.int16), ends=ends)
+        common.save_npz(path, audio=(np.clip(np.concatenate(said), -1, 1) * 32767).astype(np.int16), ends=ends)
     stored = np.load(path)
     audio, ends = stored["audio"], stored["ends"]
     parts = np.split(audio, ends[:-1])

@@ -1,0 +1,572 @@
+"""The speech encoder: one second of log-mel -> embedding and logits over ten digits and none.
+
+`train()` builds the feature banks (cached), trains a common base on synthetic voices, then the model on all speakers or, with
+`exclude_speaker`, on all but one; exports ONNX, quantizes, measures. Called by `train.py`; `python -m kiosk.speech` runs it alone.
+It does not smooth over time and knows no other modality.
+
+Banks hold clean speech windows and noise windows as the runtime's log-mel tensors; each training step adds noise to speech as
+power in the mel domain, so that no two epochs hear the same mixture.
+"""
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from . import common, voices
+from .common import NONE
+
+MELS, FRAMES, STEP = 40, 97, 160
+FLOOR = float(np.log(1e-10))
+VALIDATION_FROM = 45  # recorded digits with this index or above calibrate, and are not trained on
+DIGIT_P = 0.8  # a window counts as a false alarm above this probability
+
+
+# --- tensors -----------------------------------------------------------------------------------------------------------
+
+
+def tensors(windows, chunk=3000):
+    """Log-mel `[n, 40, 97]` (float32) of 1 s windows `[n, 16000]`, by the runtime's own preprocessing."""
+    done = []
+    for i in range(0, len(windows), chunk):
+        path = common.cache("speech", "windows.wav")
+        part = windows[i : i + chunk]
+        voices.write_wav(path, np.concatenate(part))
+        got = common.features("speech", path, hop_ms=1000).reshape(-1, MELS, FRAMES)
+        path.unlink()
+        if len(got) != len(part):
+            raise RuntimeError(f"features: {len(got)} tensors of {len(part)} windows, expected one a window")
+        done.append(got.astype(np.float32))
+    return np.concatenate(done)
+
+
+def stream(x):
+    """The tensors of every window of continuous audio, 250 ms apart, as the live program hears it."""
+    count = 1 + (len(x) - voices.WINDOW) // (voices.RATE_HZ // 4)
+    at = np.arange(count) * (voices.RATE_HZ // 4)
+    return tensors([x[a : a + voices.WINDOW] for a in at])
+
+
+# --- banks -------------------------------------------------------------------------------------------------------------
+
+
+def place(rng, x, length, kind):
+    """A window with `x` in it, and the samples (start, end) of the clip in the window. `length` is the clip without its reverberation.
+
+    `kind`: "centred" as `attendant eval` does, "whole" anywhere with at least 92 % visible, "part" with less than 45 % visible.
+    """
+    w = voices.WINDOW
+    if kind == "centred":
+        start = (w - length) // 2
+    elif kind == "whole":
+        slack = int(0.08 * length)
+        low, high = sorted((-slack, w - length + slack))
+        start = int(rng.integers(low, high + 1))
+    else:
+        seen = int(rng.uniform(0.08, 0.42) * min(length, w))
+        start = int(seen - length if rng.random() < 0.5 else w - seen)
+    out = np.zeros(w, np.float32)
+    a, b = max(start, 0), min(start + len(x), w)
+    if b > a:
+        out[a:b] = x[a - start : b - start]
+    return out, (max(start, 0), min(start + length, w))
+
+
+def heard(rng, x, tail=True):
+    """A clip by a faster or slower, higher or lower speaker, in a room, through a microphone; (audio, length without the room's tail)."""
+    x = voices.speed(x, float(np.exp(rng.uniform(np.log(0.82), np.log(1.22)))))
+    length = len(x)
+    if rng.random() < 0.35:
+        x = voices.room(rng, x, tail)
+    if rng.random() < 0.35:
+        x = voices.band_limit(rng, x)
+    return voices.microphone(rng, x), length
+
+
+class Bank:
+    """Clean speech windows (`x` float16 `[n, 40, 97]`, `label`, `speaker`, first and last frame of the clip) and noise windows (`noise`)."""
+
+    def __init__(self, stored):
+        self.x, self.label, self.speaker = stored["x"], stored["label"].astype(np.int64), stored["speaker"]
+        self.span, self.noise = stored["span"], stored["noise"]
+
+
+def speech_windows(rng, scale):
+    """Yields (window, label, speaker, (start, end)) of the training bank. `scale` multiplies how many."""
+    recorded = [c for c in voices.fsdd() if not c.test and c.index < VALIDATION_FROM]
+    synthetic = [c for c in voices.synthetic() if not c.test]
+    digits = [c for c in synthetic if c.label != NONE]
+    words = [c for c in synthetic if c.label == NONE and " " not in c.text]
+    phrases = [c for c in synthetic if c.label == NONE and " " in c.text]
+
+    def digit_rows(clips, times):
+        for _ in range(times):
+            for c in clips:
+                x, n = heard(rng, c.audio)
+                yield *_placed(rng, x, n, "centred" if rng.random() < 0.4 else "whole"), c.label, c.speaker
+
+    def parts(clips, times):
+        for _ in range(times):
+            for c in clips:
+                x, n = heard(rng, c.audio)
+                w, span = place(rng, x, n, "part")
+                if rng.random() < 0.4:  # the neighbour of a cut word is often a cut word
+                    other = clips[int(rng.integers(len(clips)))]
+                    if other.speaker == c.speaker:
+                        y, m = heard(rng, other.audio)
+                        w2, _ = place(rng, y, m, "part")
+                        w = np.clip(w + w2, -1, 1)
+                        span = (0, voices.WINDOW)
+                yield w, span, NONE, c.speaker
+
+    def others(clips, times):
+        for _ in range(times):
+            for c in clips:
+                x, n = heard(rng, c.audio)
+                kind = "centred" if n <= voices.WINDOW and rng.random() < 0.4 else "whole"
+                yield *_placed(rng, x, n, kind), NONE, c.speaker
+
+    def scrambled(clips, times):
+        # The recorded speakers say digits only: their voices saying anything else must not count as digits.
+        by = {}
+        for c in clips:
+            by.setdefault(c.speaker, []).append(c)
+        for _ in range(times):
+            for c in clips:
+                if rng.random() < 0.4 and c.label not in (6, 9):
+                    x = c.audio[::-1].copy()
+                else:
+                    d = by[c.speaker][int(rng.integers(len(by[c.speaker])))]
+                    if d.label == c.label:
+                        continue
+                    a, b = c.audio, d.audio
+                    x = np.concatenate([b[int(len(b) * 0.55) :], a[: int(len(a) * 0.45)]])
+                x, n = heard(rng, x)
+                yield *_placed(rng, x, n, "centred" if rng.random() < 0.4 else "whole"), NONE, c.speaker
+
+    k = lambda n: max(1, round(n * scale))
+    yield from digit_rows(recorded, k(8))
+    yield from digit_rows(digits, k(4))
+    yield from parts(recorded, k(2))
+    yield from parts(digits, k(1))
+    yield from others(words, k(1))
+    yield from others(phrases, k(5))
+    yield from scrambled(recorded, k(2))
+
+
+def validation_clips():
+    """Recorded clips that neither train nor test."""
+    return [c for c in voices.fsdd() if c.index >= VALIDATION_FROM]
+
+
+def _placed(rng, x, n, kind):
+    if n > voices.WINDOW and kind == "centred":
+        kind = "whole"
+    return place(rng, x, n, kind)
+
+
+def noise_windows(rng, folds=(1, 2, 3), scale=1.0):
+    """Yields 1 s of noise: recordings, coloured noise, babble, clicks; RMS about 0.1 except where the recording is quiet."""
+    recorded = voices.noises(set(folds))
+    talk = [c for c in voices.synthetic() if not c.test]
+    for _ in range(int(5500 * scale)):
+        x = recorded[int(rng.integers(len(recorded)))]
+        x = voices.loud_excerpt(rng, x, voices.WINDOW) if rng.random() < 0.7 else voices.excerpt(rng, x, voices.WINDOW)
+        if rng.random() < 0.3:
+            x = voices.speed(np.concatenate([x, x]), rng.uniform(0.8, 1.3))[: voices.WINDOW]
+        if rng.random() < 0.2:
+            x = voices.band_limit(rng, x)
+        yield 0.1 * x / max(float(x.std()), 1e-5)
+    for _ in range(int(1200 * scale)):
+        x = voices.coloured(rng, voices.WINDOW, rng.uniform(-9, 3))
+        if rng.random() < 0.3:  # hum
+            f = rng.choice([50, 60]) * rng.integers(1, 8)
+            x = x * 0.3 + 0.1 * np.sin(2 * np.pi * f * np.arange(voices.WINDOW) / voices.RATE_HZ).astype(np.float32)
+        yield x
+    for _ in range(int(900 * scale)):
+        yield voices.babble(rng, talk, voices.WINDOW, int(rng.integers(3, 9)))
+
+
+def bank(scale=1.0, seed=11):
+    """The training bank, built once and cached."""
+    key = common.hashlib.sha256((Path(__file__).read_text().split("# --- the model")[0] + Path(voices.__file__).read_text() + f"{scale} {seed}").encode()).hexdigest()[:12]
+    path = common.cache("speech", f"bank-{key}.npz")
+    if not path.exists():
+        began = time.monotonic()
+        rng = np.random.default_rng(seed)
+        x, label, speaker, span, part = [], [], [], [], []
+        for w, s, k, who in speech_windows(rng, scale):
+            part.append(w)
+            label.append(k)
+            speaker.append(who.split("/")[0])
+            span.append((s[0] // STEP, max(s[0] // STEP + 1, (s[1] - 1) // STEP)))
+            if len(part) == 3000:
+                x.append(tensors(part).astype(np.float16))
+                part = []
+        x += [tensors(part).astype(np.float16)] if part else []
+        noise = tensors([n.astype(np.float32) for n in noise_windows(rng, scale=scale)]).astype(np.float16)
+        common.save_npz(path, x=np.concatenate(x), label=np.array(label), speaker=np.array(speaker), span=np.array(span, np.int16), noise=noise)
+        print(f"speech: bank of {len(label)} windows and {len(noise)} of noise in {time.monotonic() - began:.0f} s", flush=True)
+    return Bank(np.load(path))
+
+
+# --- the model ---------------------------------------------------------------------------------------------------------
+
+
+class Speech(nn.Module):
+    """[1, 40, 97] -> embedding [1, 64], logits [1, 11]. About 1.9 M multiply-adds; the GRU takes 25 steps."""
+
+    def __init__(self, width=64, hidden=64, classes=11):
+        super().__init__()
+        self.front = nn.Sequential(
+            nn.Conv1d(MELS, width, 5, stride=2, padding=2), nn.BatchNorm1d(width), nn.ReLU(),
+            nn.Conv1d(width, width, 3, stride=2, padding=1), nn.BatchNorm1d(width), nn.ReLU(),
+            nn.Conv1d(width, width, 3, padding=1), nn.BatchNorm1d(width), nn.ReLU(),
+        )
+        self.gru = nn.GRU(width, hidden, batch_first=True)
+        self.drop = nn.Dropout(0.1)
+        self.embed = nn.Linear(hidden, common.EMBEDDING_LEN)
+        self.classify = nn.Linear(common.EMBEDDING_LEN, classes)
+        self.register_buffer("start", torch.zeros(1, 1, hidden))
+
+    @staticmethod
+    def level(x):
+        """Gain-free log-mel: relative to the mean power of the window, at most 8 nepers below it, about [-1.3, 1.3].
+
+        The mean of the power, not of the logarithm: digital silence around a clip must not move it.
+        """
+        reference = torch.log(torch.mean(torch.exp(x), dim=(1, 2), keepdim=True))
+        return torch.clamp(x - reference, min=-8.0) * 0.3 + 1.0
+
+    def body(self, y):
+        y = self.front(y).transpose(1, 2)
+        y, _ = self.gru(y, self.start.expand(1, len(y), -1) if len(y) > 1 else self.start)
+        e = F.relu(self.embed(self.drop(y.mean(1))))
+        return e, self.classify(self.drop(e))
+
+    def forward(self, x):
+        return self.body(self.level(x))
+
+
+# --- augmentation in the mel domain --------------------------------------------------------------------------------------
+
+
+def mel_centres():
+    """Centre frequencies of the 40 bands, Hz (Slaney's mel scale, 20-4000 Hz)."""
+    def mel(f):
+        return np.where(f < 1000, f * 3 / 200, 15 + np.log(np.maximum(f, 1) / 1000) / (np.log(6.4) / 27))
+
+    def hz(m):
+        return np.where(m < 15, m * 200 / 3, 1000 * np.exp((m - 15) * np.log(6.4) / 27))
+
+    return hz(np.linspace(mel(20.0), mel(4000.0), MELS + 2))[1:-1]
+
+
+class Mixer:
+    """Makes training batches: warped voices, other channels, added noise. All randomness from one torch generator."""
+
+    def __init__(self, data, rows, seed):
+        self.data, self.rows = data, rows
+        self.g = torch.Generator().manual_seed(seed)
+        self.speech = torch.from_numpy(data.x)
+        self.noise = torch.from_numpy(data.noise)
+        self.label = torch.from_numpy(data.label)
+        self.span = torch.from_numpy(data.span.astype(np.int64))
+        centres = mel_centres()
+        self.factors = np.linspace(0.86, 1.16, 31)
+        table = np.stack([np.interp(centres * a, centres, np.arange(MELS)) for a in self.factors])
+        self.warp = torch.from_numpy(table.astype(np.float32))
+        # Slaney's filters have unit area: the power in a band is the value times the band's width.
+        edges = np.gradient(centres)
+        self.width = torch.from_numpy((edges / edges.sum()).astype(np.float32))[None, :, None]
+
+    def uniform(self, n, low, high):
+        return torch.rand(n, generator=self.g) * (high - low) + low
+
+    def choose(self, n, high):
+        return torch.randint(0, high, (n,), generator=self.g)
+
+    def draw_noise(self, n):
+        """Noise tensors in power, about a third of them two noises at once."""
+        a = torch.exp(self.noise[self.choose(n, len(self.noise))].float())
+        pick = torch.nonzero(torch.rand(n, generator=self.g) < 0.3)[:, 0]
+        b = torch.exp(self.noise[self.choose(len(pick), len(self.noise))].float())
+        a[pick] += b * torch.exp(self.uniform(len(pick), -3, 1))[:, None, None]
+        return a
+
+    def warped(self, x):
+        """Vocal tract length and tempo: interpolation along bands (one factor a row) and frames."""
+        n = len(x)
+        at = self.warp[self.choose(n, len(self.factors))]
+        i = at.floor().long().clamp(max=MELS - 2)
+        w = (at - i)[:, :, None]
+        x = torch.gather(x, 1, i[:, :, None].expand(-1, -1, FRAMES)) * (1 - w) + torch.gather(x, 1, (i + 1)[:, :, None].expand(-1, -1, FRAMES)) * w
+        return x
+
+    def batch(self, rows):
+        n = len(rows)
+        x, label, span = self.speech[rows].float(), self.label[rows].clone(), self.span[rows]
+        x = self.warped(x)
+        # Another channel: a smooth random gain per band.
+        knots = torch.randn(n, 1, 5, generator=self.g) * 0.5
+        x = torch.where(x > FLOOR + 1, x + F.interpolate(knots, MELS, mode="linear", align_corners=True).transpose(1, 2), x)
+        power = torch.exp(x)
+        t = torch.arange(FRAMES)[None]
+        inside = ((t >= span[:, :1]) & (t <= span[:, 1:])).float()[:, None]
+        level = lambda p, m: (p * self.width * m).sum((1, 2)) / m.sum((1, 2)).clamp(min=1)
+        noise = self.draw_noise(n)
+        mode = torch.rand(n, generator=self.g)
+        cut = (mode < 0.45)[:, None, None]  # noise over the clip only, as in the evaluation recipe
+        cover = torch.where(cut, inside, torch.ones_like(inside))
+        noise = noise * cover
+        snr = torch.where(torch.rand(n, generator=self.g) < 0.7, self.uniform(n, -7, 12), self.uniform(n, 10, 40))
+        gain = level(power, inside) / level(noise, inside).clamp(min=1e-12) / 10 ** (snr / 10)
+        gain = torch.where(mode < 0.2, torch.zeros(n), gain).clamp(max=1e6)
+        # Noise alone: the speech goes, the noise stays at a random level; a share of them as digital silence or nearly so.
+        alone = torch.rand(n, generator=self.g) < 0.12
+        quiet = alone & (torch.rand(n, generator=self.g) < 0.1)
+        gain = torch.where(alone, torch.exp(self.uniform(n, -9, 5)), gain)
+        gain = torch.where(quiet, torch.zeros(n), gain)
+        power = torch.where(alone[:, None, None], torch.full_like(power, 1e-10), power)
+        label = torch.where(alone, torch.full_like(label, NONE), label)
+        noise = noise * gain[:, None, None]
+        # Two waves add with their phases: a random cross term.
+        cross = torch.cos(2 * torch.pi * torch.rand(power.shape, generator=self.g)) * torch.sqrt(power * noise)
+        total = torch.maximum(power + noise + cross, 0.05 * (power + noise)).clamp(min=1e-10)
+        return torch.log(total), label
+
+    def mask(self, y):
+        """SpecAugment (Park et al. 2019) on levelled features: one band and one stretch of time, in half of the rows each."""
+        n = len(y)
+        bands, frames = torch.arange(MELS)[None], torch.arange(FRAMES)[None]
+        for axis, most, count in ((bands, 8, MELS), (frames, 14, FRAMES)):
+            width = self.choose(n, most + 1) * (torch.rand(n, generator=self.g) < 0.5)
+            at = self.choose(n, count)
+            hide = (axis >= at[:, None]) & (axis < (at + width)[:, None])
+            y = torch.where(hide[:, :, None] if count == MELS else hide[:, None], torch.full_like(y, -0.2), y)
+        return y
+
+    def epoch(self, batch_len, count):
+        """Yields `count` rows in batches, drawn without replacement while they last."""
+        order = torch.cat([self.rows[torch.randperm(len(self.rows), generator=self.g)] for _ in range(1 + count // len(self.rows))])[:count]
+        for i in range(0, count - batch_len + 1, batch_len):
+            yield self.batch(order[i : i + batch_len])
+
+
+# --- training ----------------------------------------------------------------------------------------------------------
+
+
+def fit(model, mixer, epochs, epoch_rows, lr, batch_len=128, ema=0.995, note="", teacher=None):
+    """AdamW, one cycle; returns the model with averaged weights."""
+    steps = epochs * (epoch_rows // batch_len)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=0.02)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=steps, pct_start=0.15, final_div_factor=50)
+    average = {k: v.detach().clone() for k, v in model.state_dict().items()}
+    began, step = time.monotonic(), 0
+    for epoch in range(epochs):
+        model.train()
+        losses, right, seen = 0.0, 0, 0
+        for x, label in mixer.epoch(batch_len, epoch_rows):
+            _, logits = model.body(mixer.mask(model.level(x)))
+            loss = F.cross_entropy(logits, label, label_smoothing=0.03)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            nn.utils.clip_grad_norm_(model.parameters(), 5.0)
+            optimizer.step()
+            schedule.step()
+            step += 1
+            keep = min(ema, step / (step + 10))
+            for k, v in model.state_dict().items():
+                average[k] = torch.lerp(v, average[k], keep) if v.dtype.is_floating_point else v.clone()
+            losses += loss.item() * len(label)
+            right += int((logits.argmax(1) == label).sum())
+            seen += len(label)
+        print(f"speech{note}: epoch {epoch + 1}/{epochs} loss {losses / seen:.3f} accuracy {100 * right / seen:.1f} ({time.monotonic() - began:.0f} s)", flush=True)
+    model.load_state_dict(average)
+    return model.eval()
+
+
+def rows_of(data, exclude=None, only_synthetic=False, recorded_weight=1):
+    """Indices of the bank to train on; recorded speakers repeated `recorded_weight` times."""
+    synthetic = data.speaker == "espeak"
+    recorded = ~synthetic & (data.speaker != exclude)
+    rows = [np.flatnonzero(synthetic)] + ([] if only_synthetic else [np.flatnonzero(recorded)] * recorded_weight)
+    return torch.from_numpy(np.concatenate(rows))
+
+
+# --- evaluation --------------------------------------------------------------------------------------------------------
+
+
+def noisy(clips, folds, snr_db, seed):
+    """Each clip with an excerpt of noise at `snr_db`, by the evaluation recipe."""
+    rng = np.random.default_rng(seed)
+    recordings = voices.noises(set(folds))
+    return [voices.mix_at_snr(c.audio, voices.loud_excerpt(rng, recordings[int(rng.integers(len(recordings)))], len(c.audio)), snr_db) for c in clips]
+
+
+def evaluation_sets():
+    """Tensors of the evaluation, cached: recorded digits clean and at several SNRs with fold 4, and streams that hold no digit."""
+    key = common.hashlib.sha256((Path(voices.__file__).read_text()).encode()).hexdigest()[:12]
+    path = common.cache("speech", f"eval-{key}.npz")
+    if not path.exists():
+        clips = voices.fsdd()
+        test = [c for c in clips if c.test]
+        sets = {"clean": tensors([voices.centred(c.audio) for c in test])}
+        for snr in (-5, 0, 5, 10, 20):
+            rows = [voices.centred(x) for seed in ((0, 1, 2) if snr == 0 else (0,)) for x in noisy(test, {4}, snr, seed)]
+            sets[f"snr{snr}"] = tensors(rows)
+        sets["label"] = np.array([c.label for c in test])
+        sets["speaker"] = np.array([c.speaker for c in test])
+        sets["all_clean"] = tensors([voices.centred(c.audio) for c in clips])
+        sets["all_label"] = np.array([c.label for c in clips])
+        sets["all_speaker"] = np.array([c.speaker for c in clips])
+        validation = validation_clips()
+        rows = [voices.centred(c.audio) for c in validation]
+        for snr in (-5, 0, 5, 12):
+            rows += [voices.centred(x) for x in noisy(validation, {3}, snr, 7)]
+        # Something other than digits has to be calibrated too.
+        rng = np.random.default_rng(5)
+        held = [c for c in voices.synthetic() if c.test and c.label == NONE]
+        rows += [voices.centred(held[i].audio) for i in rng.choice(len(held), 150, replace=False)]
+        sets["validation"] = tensors(rows)
+        sets["validation_label"] = np.array([c.label for c in validation] * 5 + [NONE] * 150)
+        sets["validation_speaker"] = np.array([c.speaker for c in validation] * 5 + ["espeak"] * 150)
+        unknown = [c for c in voices.synthetic() if c.test and c.label != NONE]
+        sets["unknown_voice"], sets["unknown_voice_label"] = tensors([voices.centred(c.audio) for c in unknown]), np.array([c.label for c in unknown])
+        sets["stream_noise"] = stream(np.concatenate(voices.noises({4})))
+        order = rng.permutation(len(held))
+        pause = lambda: np.zeros(int(rng.uniform(0.1, 0.6) * voices.RATE_HZ), np.float32)
+        talk = np.concatenate([p for i in order for p in (held[i].audio * 10 ** rng.uniform(-1, 0), pause())])
+        sets["stream_words"] = stream(talk + 1e-3 * rng.standard_normal(len(talk)).astype(np.float32))
+        noise = np.concatenate(voices.noises({4}))
+        noise = np.tile(noise, len(talk) // len(noise) + 1)[: len(talk)]
+        sets["stream_words_noise"] = stream(np.clip(talk + noise * (0.3 * talk.std() / noise.std()), -1, 1).astype(np.float32))
+        common.save_npz(path, **sets)
+    return dict(np.load(path))
+
+
+def false_alarms(p):
+    """Of the windows of a digit-free stream: the share (%) with a digit above DIGIT_P, and how many times two and three windows in a row agree on one."""
+    top = np.where(p[:, :NONE].max(1) > DIGIT_P, p[:, :NONE].argmax(1), -1)
+    runs, length = {2: 0, 3: 0}, 0
+    for i, k in enumerate(top):
+        length = length + 1 if k >= 0 and i and top[i - 1] == k else int(k >= 0)
+        for n in runs:
+            runs[n] += length == n
+    return {"windows": len(p), "above_pct": round(100 * float((top >= 0).mean()), 3), "runs_of_2": runs[2], "runs_of_3": runs[3]}
+
+
+def measure(run, sets, speaker=None, streams=True):
+    """All figures of one model; `run` maps tensors to logits. With `speaker`, only that speaker's clips."""
+    pick = np.ones(len(sets["label"]), bool) if speaker is None else sets["speaker"] == speaker
+    right = lambda name, label, keep: round(100 * float((run(sets[name][keep]).argmax(1) == label[keep]).mean()), 2)
+    found = {"clean": right("clean", sets["label"], pick)}
+    for snr in (-5, 0, 5, 10, 20):
+        times = len(sets[f"snr{snr}"]) // len(pick)
+        found[f"snr{snr}"] = right(f"snr{snr}", np.tile(sets["label"], times), np.tile(pick, times))
+    if speaker is not None:
+        found["all_500_clean"] = right("all_clean", sets["all_label"], sets["all_speaker"] == speaker)
+    if streams:
+        found["unknown_voice"] = right("unknown_voice", sets["unknown_voice_label"], np.ones(len(sets["unknown_voice"]), bool))
+        for name in ("stream_noise", "stream_words", "stream_words_noise"):
+            found[name] = false_alarms(common.softmax(run(sets[name])))
+    return found
+
+
+def torch_run(model):
+    """Tensors `[n, 40, 97]` -> logits, by torch."""
+    def run(x):
+        with torch.no_grad():
+            return np.concatenate([model(torch.from_numpy(x[i : i + 256]))[1].numpy() for i in range(0, len(x), 256)])
+    return run
+
+
+# --- the whole ---------------------------------------------------------------------------------------------------------
+
+
+def export(model, sets, data, f32_path, int8_path, exclude=None):
+    """Calibrates the temperature (folded into the last layer), exports, quantizes."""
+    keep = sets["validation_speaker"] != exclude
+    temperature = common.fit_temperature(torch_run(model)(sets["validation"][keep]), sets["validation_label"][keep])
+    with torch.no_grad():
+        model.classify.weight /= temperature
+        model.classify.bias /= temperature
+    f32_path.parent.mkdir(parents=True, exist_ok=True)
+    common.export_onnx(model, torch.from_numpy(sets["clean"][:1]), f32_path, ["x"], ["embedding", "logits"])
+    mixer = Mixer(data, rows_of(data, exclude), 99)
+    calibration = next(mixer.epoch(300, 300))[0].numpy()
+    common.quantize_static(f32_path, int8_path, {"x": calibration})
+    return temperature
+
+
+def base(data, epochs=6, rows=40_000, width=64):
+    """A model that has heard synthetic voices and noise only: the common start of all variants, cached with the bank."""
+    key = common.hashlib.sha256(f"{len(data.x)} {float(data.x[::997].astype(np.float32).sum())} {epochs} {rows} {width}".encode()).hexdigest()[:12]
+    path = common.cache("speech", f"base-{key}.pt")
+    common.seed_all(21)
+    model = Speech(width)
+    if path.exists():
+        model.load_state_dict(torch.load(path))
+        return model
+    fit(model, Mixer(data, rows_of(data, only_synthetic=True), 21), epochs, rows, 3e-3, note=" base")
+    torch.save(model.state_dict(), path)
+    return model
+
+
+def train(exclude_speaker=None, epochs=None, rows=40_000, scale=1.0, out=None):
+    """Trains, exports and measures one model; returns its metrics.
+
+    Without `exclude_speaker`: models/kiosk/speech.int8.onnx and training/.cache/speech_metrics.json. With it: that speaker is in
+    no training row, and the files go to training/.cache/loso/{speaker}/.
+    """
+    began = time.monotonic()
+    data, sets = bank(scale), evaluation_sets()
+    model = base(data)
+    epochs = epochs or (6 if exclude_speaker else 14)
+    common.seed_all(31)
+    fit(model, Mixer(data, rows_of(data, exclude_speaker, recorded_weight=2), 31), epochs, rows, 2e-3, note=f" without {exclude_speaker}" if exclude_speaker else "")
+    folder = Path(out) if out else common.cache("loso", exclude_speaker, "x").parent if exclude_speaker else common.CACHE
+    f32_path = folder / "speech.f32.onnx"
+    int8_path = folder / "speech.int8.onnx" if exclude_speaker or out else common.BUNDLE / "speech.int8.onnx"
+    temperature = export(model, sets, data, f32_path, int8_path, exclude_speaker)
+    torch.save(model.state_dict(), folder / "speech.pt")
+    streams = exclude_speaker is None
+    metrics = {name: measure(lambda x, p=path: common.onnx_logits(p, x), sets, exclude_speaker, streams) for name, path in (("f32", f32_path), ("int8", int8_path))}
+    keep = sets["validation_speaker"] != exclude_speaker
+    p = common.softmax(common.onnx_logits(int8_path, sets["validation"][keep]))
+    metrics |= {"ece_validation_pct": round(common.ece(p, sets["validation_label"][keep]), 2), "temperature": round(temperature, 3),
+                "seconds": round(time.monotonic() - began), "bytes": int8_path.stat().st_size, "sha256": common.sha256(int8_path)}
+    common.write_json(folder / "speech_metrics.json", metrics)
+    print(json.dumps(metrics["int8"]), f"ece {metrics['ece_validation_pct']} T {temperature:.2f}", flush=True)
+    return metrics
+
+
+def leave_one_speaker_out():
+    """Five models, each without one recorded speaker; writes and returns the figures per speaker and their mean."""
+    found = {s: train(exclude_speaker=s) for s in voices.FSDD_SPEAKERS}
+    rows = {s: m["int8"] for s, m in found.items()}
+    mean = {k: round(float(np.mean([r[k] for r in rows.values()])), 2) for k in next(iter(rows.values()))}
+    common.write_json(common.CACHE / "speech_loso_metrics.json", {"speakers": found, "mean_int8": mean})
+    print("leave one speaker out, mean:", mean, flush=True)
+    return {"speakers": found, "mean_int8": mean}
+
+
+def main():
+    parser = argparse.ArgumentParser(description="train the speech encoder")
+    parser.add_argument("--exclude", choices=voices.FSDD_SPEAKERS, help="leave this speaker out")
+    parser.add_argument("--loso", action="store_true", help="leave each speaker out in turn")
+    parser.add_argument("--epochs", type=int)
+    args = parser.parse_args()
+    if args.loso:
+        leave_one_speaker_out()
+    else:
+        train(args.exclude, args.epochs)
+
+
+if __name__ == "__main__":
+    main()
