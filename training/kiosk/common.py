@@ -42,13 +42,17 @@ def cache(*parts):
 
 
 def seed_all(seed, threads=None):
-    """Seeds Python, numpy's legacy state and torch, limits torch's threads, and returns a numpy Generator."""
+    """Seeds Python, numpy's legacy state and torch, limits torch's threads, and returns a numpy Generator.
+
+    One thread unless ATTENDANT_TRAIN_THREADS says otherwise: these models are small, and threads that wait for each other on a
+    busy machine make a step ten times slower. Run two trainings side by side instead.
+    """
     import torch
 
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)
-    threads = threads or int(os.environ.get("ATTENDANT_TRAIN_THREADS", "2"))
+    threads = threads or int(os.environ.get("ATTENDANT_TRAIN_THREADS", "1"))
     torch.set_num_threads(threads)
     return np.random.default_rng(seed)
 

@@ -150,13 +150,13 @@ def speech_windows(rng, scale):
                 yield *_placed(rng, x, n, "centred" if rng.random() < 0.4 else "whole"), NONE, c.speaker
 
     k = lambda n: max(1, round(n * scale))
-    yield from digit_rows(recorded, k(8))
+    yield from digit_rows(recorded, k(10))
     yield from digit_rows(digits, k(4))
     yield from parts(recorded, k(2))
     yield from parts(digits, k(1))
     yield from others(words, k(1))
     yield from others(phrases, k(5))
-    yield from scrambled(recorded, k(2))
+    yield from scrambled(recorded, k(1))
 
 
 def validation_clips():
@@ -221,7 +221,7 @@ def bank(scale=1.0, seed=11):
 class Speech(nn.Module):
     """[1, 40, 97] -> embedding [1, 64], logits [1, 11]. About 1.9 M multiply-adds; the GRU takes 25 steps."""
 
-    def __init__(self, width=64, hidden=64, classes=11):
+    def __init__(self, width=80, hidden=64, classes=11):
         super().__init__()
         self.front = nn.Sequential(
             nn.Conv1d(MELS, width, 5, stride=2, padding=2), nn.BatchNorm1d(width), nn.ReLU(),
@@ -274,13 +274,15 @@ class Mixer:
         self.data, self.rows = data, rows
         self.g = torch.Generator().manual_seed(seed)
         self.speech = torch.from_numpy(data.x)
-        self.noise = torch.from_numpy(data.noise)
+        self.noise = torch.exp(torch.from_numpy(data.noise).float())
         self.label = torch.from_numpy(data.label)
         self.span = torch.from_numpy(data.span.astype(np.int64))
         centres = mel_centres()
         self.factors = np.linspace(0.86, 1.16, 31)
-        table = np.stack([np.interp(centres * a, centres, np.arange(MELS)) for a in self.factors])
-        self.warp = torch.from_numpy(table.astype(np.float32))
+        # One 40x40 interpolation matrix a factor.
+        self.warp = torch.from_numpy(np.stack([[np.interp(np.interp(c * a, centres, np.arange(MELS)), np.arange(MELS), row) for row in np.eye(MELS)]
+                                               for a in self.factors for c in [centres]]).astype(np.float32)).transpose(1, 2).contiguous()
+        self.phase = torch.rand(4096, MELS, FRAMES, generator=self.g) * 2 - 1
         # Slaney's filters have unit area: the power in a band is the value times the band's width.
         edges = np.gradient(centres)
         self.width = torch.from_numpy((edges / edges.sum()).astype(np.float32))[None, :, None]
@@ -293,20 +295,15 @@ class Mixer:
 
     def draw_noise(self, n):
         """Noise tensors in power, about a third of them two noises at once."""
-        a = torch.exp(self.noise[self.choose(n, len(self.noise))].float())
+        a = self.noise[self.choose(n, len(self.noise))]
         pick = torch.nonzero(torch.rand(n, generator=self.g) < 0.3)[:, 0]
-        b = torch.exp(self.noise[self.choose(len(pick), len(self.noise))].float())
+        b = self.noise[self.choose(len(pick), len(self.noise))]
         a[pick] += b * torch.exp(self.uniform(len(pick), -3, 1))[:, None, None]
         return a
 
     def warped(self, x):
-        """Vocal tract length and tempo: interpolation along bands (one factor a row) and frames."""
-        n = len(x)
-        at = self.warp[self.choose(n, len(self.factors))]
-        i = at.floor().long().clamp(max=MELS - 2)
-        w = (at - i)[:, :, None]
-        x = torch.gather(x, 1, i[:, :, None].expand(-1, -1, FRAMES)) * (1 - w) + torch.gather(x, 1, (i + 1)[:, :, None].expand(-1, -1, FRAMES)) * w
-        return x
+        """Another vocal tract length: interpolation along the bands, one factor a row (Jaitly and Hinton 2013)."""
+        return torch.bmm(self.warp[self.choose(len(x), len(self.factors))], x)
 
     def batch(self, rows):
         n = len(rows)
@@ -314,8 +311,8 @@ class Mixer:
         x = self.warped(x)
         # Another channel: a smooth random gain per band.
         knots = torch.randn(n, 1, 5, generator=self.g) * 0.5
-        x = torch.where(x > FLOOR + 1, x + F.interpolate(knots, MELS, mode="linear", align_corners=True).transpose(1, 2), x)
-        power = torch.exp(x)
+        channel = torch.exp(F.interpolate(knots, MELS, mode="linear", align_corners=True)).transpose(1, 2)
+        power = torch.exp(x) * channel
         t = torch.arange(FRAMES)[None]
         inside = ((t >= span[:, :1]) & (t <= span[:, 1:])).float()[:, None]
         level = lambda p, m: (p * self.width * m).sum((1, 2)) / m.sum((1, 2)).clamp(min=1)
@@ -335,10 +332,9 @@ class Mixer:
         power = torch.where(alone[:, None, None], torch.full_like(power, 1e-10), power)
         label = torch.where(alone, torch.full_like(label, NONE), label)
         noise = noise * gain[:, None, None]
-        # Two waves add with their phases: a random cross term.
-        cross = torch.cos(2 * torch.pi * torch.rand(power.shape, generator=self.g)) * torch.sqrt(power * noise)
-        total = torch.maximum(power + noise + cross, 0.05 * (power + noise)).clamp(min=1e-10)
-        return torch.log(total), label
+        # Two waves add with their phases: a random cross term, at most half of the largest possible, so that the sum stays positive.
+        cross = torch.sqrt(power * noise).mul_(self.phase[self.choose(n, len(self.phase))])
+        return power.add_(noise).add_(cross).clamp_(min=1e-10).log_(), label
 
     def mask(self, y):
         """SpecAugment (Park et al. 2019) on levelled features: one band and one stretch of time, in half of the rows each."""
@@ -504,7 +500,7 @@ def export(model, sets, data, f32_path, int8_path, exclude=None):
     return temperature
 
 
-def base(data, epochs=6, rows=40_000, width=64):
+def base(data, epochs=5, rows=40_000, width=80):
     """A model that has heard synthetic voices and noise only: the common start of all variants, cached with the bank."""
     key = common.hashlib.sha256(f"{len(data.x)} {float(data.x[::997].astype(np.float32).sum())} {epochs} {rows} {width}".encode()).hexdigest()[:12]
     path = common.cache("speech", f"base-{key}.pt")
