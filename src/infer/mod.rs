@@ -6,10 +6,12 @@
 
 mod encoder;
 mod error;
+mod inspect;
 mod model;
 mod onnx;
 pub(crate) mod quant;
 
 pub use encoder::{Encoder, OnnxEncoder};
 pub use error::{InferError, InferErrorKind};
+pub use inspect::{Inspection, NodeInfo, Precision, TensorInfo, Unsupported, inspect, inspect_bytes};
 pub use model::{Dtype, InputFact, Model, OutputInfo};

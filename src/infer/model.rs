@@ -395,7 +395,7 @@ fn copy<T: Copy>(from: &[T], to: &mut [T]) -> TractResult<()> {
     Ok(())
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, InferError> {
+pub(super) fn read(path: &Path) -> Result<Vec<u8>, InferError> {
     let error = |source| InferError::Read { path: path.into(), source };
     let len = std::fs::metadata(path).map_err(error)?.len();
     if len > MAX_FILE_BYTES {
@@ -405,7 +405,7 @@ fn read(path: &Path) -> Result<Vec<u8>, InferError> {
     std::fs::read(path).map_err(error)
 }
 
-fn decode(name: &str, bytes: &[u8]) -> Result<ModelProto, InferError> {
+pub(super) fn decode(name: &str, bytes: &[u8]) -> Result<ModelProto, InferError> {
     let corrupt = |reason: String| InferError::Corrupt { model: name.into(), reason };
     let parse = || onnx::importer().proto_model_for_read(&mut &bytes[..]).map_err(|e| format!("{e:#}"));
     let proto = guarded(|| Ok(parse())).map_err(corrupt)?.map_err(corrupt)?;
@@ -434,23 +434,24 @@ fn check_operators(name: &str, proto: &ModelProto) -> Result<(), InferError> {
     Ok(())
 }
 
-/// An input as the file has it. A dimension is None if the file leaves it open.
+/// An input or output as the file has it. A dimension is None if the file leaves it open.
 #[derive(Clone, Debug)]
-struct FoundInput {
-    name: String,
-    elem_type: i32,
-    dims: Vec<Option<usize>>,
+pub(super) struct FoundInput {
+    pub(super) name: String,
+    /// ONNX `TensorProto.DataType`.
+    pub(super) elem_type: i32,
+    pub(super) dims: Vec<Option<usize>>,
 }
 
 impl FoundInput {
-    fn describe(&self) -> String {
+    pub(super) fn describe(&self) -> String {
         let dims: Vec<String> = self.dims.iter().map(|d| d.map_or("?".into(), |d| d.to_string())).collect();
         format!("{} [{}]", elem_type_name(self.elem_type), dims.join(","))
     }
 }
 
 /// Name of an ONNX `TensorProto.DataType`, in Rust's words.
-fn elem_type_name(elem_type: i32) -> &'static str {
+pub(super) fn elem_type_name(elem_type: i32) -> &'static str {
     match elem_type {
         1 => "f32",
         2 => "u8",
@@ -470,23 +471,20 @@ fn elem_type_name(elem_type: i32) -> &'static str {
     }
 }
 
-fn declared_inputs(proto: &ModelProto) -> Vec<FoundInput> {
+/// The graph's inputs that are not constants.
+pub(super) fn declared_inputs(proto: &ModelProto) -> Vec<FoundInput> {
     let Some(graph) = &proto.graph else { return Vec::new() };
     let is_constant = |name: &str| graph.initializer.iter().any(|i| i.name == name);
-    graph
-        .input
-        .iter()
-        .filter(|i| !is_constant(&i.name))
-        .map(|input| {
-            let tensor = input.r#type.as_ref().and_then(|t| t.value.as_ref()).map(|v| {
-                let type_proto::Value::TensorType(t) = v;
-                t
-            });
-            let dims =
-                tensor.and_then(|t| t.shape.as_ref()).map(|s| s.dim.iter().map(fixed).collect()).unwrap_or_default();
-            FoundInput { name: input.name.clone(), elem_type: tensor.map_or(0, |t| t.elem_type), dims }
-        })
-        .collect()
+    graph.input.iter().filter(|i| !is_constant(&i.name)).map(found_value).collect()
+}
+
+pub(super) fn found_value(value: &pb::ValueInfoProto) -> FoundInput {
+    let tensor = value.r#type.as_ref().and_then(|t| t.value.as_ref()).map(|v| {
+        let type_proto::Value::TensorType(t) = v;
+        t
+    });
+    let dims = tensor.and_then(|t| t.shape.as_ref()).map(|s| s.dim.iter().map(fixed).collect()).unwrap_or_default();
+    FoundInput { name: value.name.clone(), elem_type: tensor.map_or(0, |t| t.elem_type), dims }
 }
 
 fn fixed(dim: &tensor_shape_proto::Dimension) -> Option<usize> {
@@ -498,10 +496,20 @@ fn fixed(dim: &tensor_shape_proto::Dimension) -> Option<usize> {
 
 /// What an input will be: the file's, with every dimension fixed by the declaration.
 #[derive(Clone, Debug)]
-struct FixedInput {
+pub(super) struct FixedInput {
     name: String,
     dtype: Dtype,
     shape: Vec<usize>,
+}
+
+impl FixedInput {
+    /// As the file has it; None if a dimension is open, or the type is not one of [`Dtype`].
+    pub(super) fn from_file(found: &FoundInput) -> Option<Self> {
+        let dtypes = [Dtype::F32, Dtype::I64, Dtype::Bool];
+        let dtype = dtypes.into_iter().find(|d| d.to_string() == elem_type_name(found.elem_type))?;
+        let shape = found.dims.iter().copied().collect::<Option<Vec<_>>>()?;
+        Some(FixedInput { name: found.name.clone(), dtype, shape })
+    }
 }
 
 /// `[1,3,96,96]`
@@ -533,14 +541,8 @@ fn match_inputs(
     let mut declared = declared.iter();
     let mut fixed = Vec::with_capacity(found.len());
     for (position, input) in found.iter().enumerate() {
-        let own = || -> Option<FixedInput> {
-            let dtype =
-                [(1, Dtype::F32), (7, Dtype::I64), (9, Dtype::Bool)].into_iter().find(|d| d.0 == input.elem_type)?.1;
-            let shape = input.dims.iter().copied().collect::<Option<Vec<_>>>()?;
-            Some(FixedInput { name: input.name.clone(), dtype, shape })
-        };
         if is_state(input) {
-            let state = own().ok_or_else(|| {
+            let state = FixedInput::from_file(input).ok_or_else(|| {
                 let is = input.describe();
                 mismatch(format!("state input `{}` is {is}, expected a fixed shape of f32, i64 or bool", input.name))
             })?;
@@ -575,10 +577,11 @@ fn names(outputs: &[OutputInfo]) -> String {
     outputs.iter().map(|o| o.name.as_str()).collect::<Vec<_>>().join(", ")
 }
 
+/// Facts about the outputs, or which of them cannot be used, and a plan with its state.
 type Built = (Result<Vec<OutputInfo>, String>, SimpleState<TypedFact, Box<dyn TypedOp>>);
 
 /// From the parsed file to a plan. Every dimension is fixed before types are inferred.
-fn build(proto: &ModelProto, inputs: &[FixedInput]) -> TractResult<Built> {
+pub(super) fn build(proto: &ModelProto, inputs: &[FixedInput]) -> TractResult<Built> {
     let mut parsed = onnx::importer().parse(proto, None)?;
     ensure!(parsed.unresolved_inputs.is_empty(), "tensors that nothing makes: {}", parsed.unresolved_inputs.join(", "));
     for (ix, input) in inputs.iter().enumerate() {
@@ -618,7 +621,7 @@ thread_local! {
 }
 
 /// Runs `f`, with a panic turned into an error: tract indexes and unwraps what a damaged file leaves out.
-fn guarded<T>(f: impl FnOnce() -> TractResult<T>) -> Result<T, String> {
+pub(super) fn guarded<T>(f: impl FnOnce() -> TractResult<T>) -> Result<T, String> {
     static HOOK: Once = Once::new();
     HOOK.call_once(|| {
         let previous = std::panic::take_hook();

@@ -1,0 +1,476 @@
+//! What is inside an ONNX file, and how it would run here: for `attendant inspect`.
+//!
+//! Looks at a file without a manifest: open dimensions stay open, unknown operators are listed instead of refused. It
+//! deliberately reports no times: those are measured, by the benchmark.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
+
+use serde::Serialize;
+use tract_onnx::pb::{AttributeProto, ModelProto, NodeProto, TensorProto};
+use tract_onnx::tract_hir::infer::Factoid;
+use tract_onnx::tract_hir::internal::{DimLike, InferenceModel, InferenceModelExt, OutletId, TractResult};
+
+use super::error::InferError;
+use super::model::{
+    FixedInput, FoundInput, build, declared_inputs, decode, elem_type_name, found_value, guarded, read,
+};
+use super::onnx;
+
+/// Everything `attendant inspect` says about one model.
+#[derive(Clone, Debug, Serialize)]
+pub struct Inspection {
+    /// The file.
+    pub file: String,
+    /// Its size.
+    pub bytes: usize,
+    /// What wrote it.
+    pub producer: String,
+    /// Version of the standard operator set.
+    pub opset: i64,
+    /// Inputs a caller gives.
+    pub inputs: Vec<TensorInfo>,
+    /// Outputs.
+    pub outputs: Vec<TensorInfo>,
+    /// How many nodes each operator has.
+    pub operators: BTreeMap<String, usize>,
+    /// Every node, in the order of the file.
+    pub nodes: Vec<NodeInfo>,
+    /// Bytes of constants, by element type.
+    pub parameter_bytes: BTreeMap<&'static str, usize>,
+    /// Multiply-accumulates of one run; None while a shape is open.
+    pub macs: Option<u64>,
+    /// Multiply-accumulates whose both operands are int8 values.
+    pub macs_on_int8_values: u64,
+    /// Nodes this build cannot run.
+    pub unsupported: Vec<Unsupported>,
+    /// How many steps of each kind the optimized plan has; empty if there is none.
+    pub plan: BTreeMap<String, usize>,
+    /// Why there is no plan.
+    pub problem: Option<String>,
+}
+
+/// An input or output.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct TensorInfo {
+    /// Name in the file.
+    pub name: String,
+    /// Element type: `f32`, `i64`, `bool`, ...
+    pub dtype: &'static str,
+    /// Dimensions; None where the file leaves one open.
+    pub shape: Vec<Option<usize>>,
+}
+
+/// In what numbers a node works.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Precision {
+    /// Integer arithmetic on int8 operands.
+    Int8,
+    /// f32 arithmetic on operands that were rounded to int8 values: the results of static int8.
+    Int8ValuesInF32,
+    /// f32.
+    F32,
+    /// Only moves, compares or rounds values, or works on indices.
+    None,
+}
+
+/// One node.
+#[derive(Clone, Debug, Serialize)]
+pub struct NodeInfo {
+    /// Its name, or that of its first output.
+    pub name: String,
+    /// Operator, with the domain if it is not the standard one.
+    pub op: String,
+    /// In what numbers it works.
+    pub precision: Precision,
+    /// Why.
+    pub why: &'static str,
+    /// Multiply-accumulates of one run; None while a shape is open.
+    pub macs: Option<u64>,
+    /// Shape of its first output; None while it is open.
+    pub shape: Option<Vec<usize>>,
+}
+
+/// A node that cannot run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Unsupported {
+    /// The node.
+    pub node: String,
+    /// Its operator.
+    pub op: String,
+    /// What is missing.
+    pub reason: String,
+}
+
+/// Inspects the ONNX file at `path`.
+///
+/// # Errors
+/// The file cannot be read or is no ONNX file. An operator or a shape that this build cannot run is no error here: it is
+/// in the result.
+pub fn inspect(path: &Path) -> Result<Inspection, InferError> {
+    inspect_bytes(&path.display().to_string(), &read(path)?)
+}
+
+/// As [`inspect`], from memory; `name` stands in messages.
+///
+/// # Errors
+/// As [`inspect`].
+pub fn inspect_bytes(name: &str, bytes: &[u8]) -> Result<Inspection, InferError> {
+    let proto = decode(name, bytes)?;
+    let graph = proto.graph.as_ref().expect("decode refuses a file without a graph");
+    let known = onnx::importer().op_register.0;
+    let unsupported: Vec<Unsupported> = graph
+        .node
+        .iter()
+        .filter(|n| !known.contains_key(&n.op_type))
+        .map(|n| Unsupported { node: node_name(n), op: op_name(n), reason: "the operator is unknown".into() })
+        .collect();
+    let inputs = declared_inputs(&proto);
+    let shapes = guarded(|| infer_shapes(&proto)).unwrap_or_default();
+    let sources = Sources::of(&proto);
+    let nodes: Vec<NodeInfo> = graph.node.iter().map(|n| node_info(n, &sources, &shapes)).collect();
+    let mut operators = BTreeMap::new();
+    for node in &nodes {
+        *operators.entry(node.op.clone()).or_default() += 1;
+    }
+    let (plan, problem) = match unsupported.first() {
+        Some(first) => (BTreeMap::new(), Some(format!("operator {} is unknown", first.op))),
+        None => match plan_operators(&proto, &inputs) {
+            Ok(plan) => (plan, None),
+            Err(problem) => (BTreeMap::new(), Some(problem)),
+        },
+    };
+    Ok(Inspection {
+        file: name.into(),
+        bytes: bytes.len(),
+        producer: format!("{} {}", proto.producer_name, proto.producer_version).trim().into(),
+        opset: proto
+            .opset_import
+            .iter()
+            .find(|o| o.domain.is_empty() || o.domain == "ai.onnx")
+            .map_or(0, |o| o.version),
+        inputs: inputs.iter().map(tensor_info).collect(),
+        outputs: graph.output.iter().map(|o| tensor_info(&found_value(o))).collect(),
+        operators,
+        parameter_bytes: sources.parameter_bytes(),
+        macs: nodes.iter().map(|n| n.macs).sum(),
+        macs_on_int8_values: nodes
+            .iter()
+            .filter(|n| matches!(n.precision, Precision::Int8 | Precision::Int8ValuesInF32))
+            .filter_map(|n| n.macs)
+            .sum(),
+        nodes,
+        unsupported,
+        plan,
+        problem,
+    })
+}
+
+fn tensor_info(found: &FoundInput) -> TensorInfo {
+    TensorInfo { name: found.name.clone(), dtype: elem_type_name(found.elem_type), shape: found.dims.clone() }
+}
+
+fn node_name(node: &NodeProto) -> String {
+    if node.name.is_empty() { node.output.first().cloned().unwrap_or_default() } else { node.name.clone() }
+}
+
+fn op_name(node: &NodeProto) -> String {
+    match node.domain.as_str() {
+        "" | "ai.onnx" => node.op_type.clone(),
+        domain => format!("{domain}.{}", node.op_type),
+    }
+}
+
+/// Where every value of a graph comes from.
+struct Sources<'a> {
+    constants: HashMap<&'a str, &'a TensorProto>,
+    nodes: HashMap<&'a str, &'a NodeProto>,
+}
+
+impl<'a> Sources<'a> {
+    fn of(proto: &'a ModelProto) -> Self {
+        let mut sources = Sources { constants: HashMap::new(), nodes: HashMap::new() };
+        if let Some(graph) = &proto.graph {
+            sources.constants.extend(graph.initializer.iter().map(|t| (t.name.as_str(), t)));
+            for node in &graph.node {
+                sources.nodes.extend(node.output.iter().map(|o| (o.as_str(), node)));
+                if let ("Constant", Some(output)) = (node.op_type.as_str(), node.output.first()) {
+                    let values = node.attribute.iter().filter_map(|a: &AttributeProto| a.t.as_ref());
+                    sources.constants.extend(values.map(|t| (output.as_str(), t)));
+                }
+            }
+        }
+        sources
+    }
+
+    fn parameter_bytes(&self) -> BTreeMap<&'static str, usize> {
+        let mut bytes = BTreeMap::new();
+        for tensor in self.constants.values() {
+            *bytes.entry(elem_type_name(tensor.data_type)).or_default() +=
+                elements(tensor) * elem_bytes(tensor.data_type);
+        }
+        bytes
+    }
+
+    /// Whether the value is dequantized from int8: directly, or moved about since.
+    fn is_int8_valued(&self, value: &str) -> bool {
+        let mut value = value;
+        // as many steps as there are nodes: a damaged file may have a cycle
+        for _ in 0..=self.nodes.len() {
+            let Some(node) = self.nodes.get(value) else { return false };
+            match node.op_type.as_str() {
+                "DequantizeLinear" => return true,
+                op if MOVES.contains(&op) => match node.input.first() {
+                    Some(input) => value = input,
+                    None => return false,
+                },
+                _ => return false,
+            }
+        }
+        false
+    }
+}
+
+/// Operators that hand values on as they are.
+const MOVES: [&str; 13] = [
+    "Concat",
+    "Expand",
+    "Flatten",
+    "Gather",
+    "Identity",
+    "MaxPool",
+    "Reshape",
+    "Slice",
+    "Split",
+    "Squeeze",
+    "Tile",
+    "Transpose",
+    "Unsqueeze",
+];
+
+/// Operators on shapes, indices and truth values.
+const NO_ARITHMETIC: [&str; 17] = [
+    "And",
+    "Cast",
+    "Constant",
+    "ConstantOfShape",
+    "Equal",
+    "Greater",
+    "GreaterOrEqual",
+    "Less",
+    "LessOrEqual",
+    "Not",
+    "NonZero",
+    "OneHot",
+    "Or",
+    "Range",
+    "Shape",
+    "Size",
+    "Where",
+];
+
+fn elements(tensor: &TensorProto) -> usize {
+    tensor.dims.iter().map(|d| usize::try_from(*d).unwrap_or(0)).fold(1, usize::saturating_mul)
+}
+
+/// Bytes of one element of an ONNX `TensorProto.DataType`.
+fn elem_bytes(elem_type: i32) -> usize {
+    match elem_type {
+        2 | 3 | 9 => 1,
+        4 | 5 | 10 | 16 => 2,
+        1 | 6 | 12 => 4,
+        7 | 11 | 13 => 8,
+        _ => 0,
+    }
+}
+
+/// Shapes of the values whose shape is known, by name.
+type Shapes = HashMap<String, Vec<usize>>;
+
+fn infer_shapes(proto: &ModelProto) -> TractResult<Shapes> {
+    let mut model: InferenceModel = onnx::importer().parse(proto, None)?.model;
+    // goes on after the first node that it cannot make sense of
+    let _ = model.analyse(true);
+    let mut shapes = Shapes::new();
+    for node in model.nodes() {
+        for (slot, output) in node.outputs.iter().enumerate() {
+            let Some(dims) = output.fact.shape.concretize() else { continue };
+            let Ok(dims) = dims.iter().map(|d| d.to_usize()).collect::<Result<Vec<_>, _>>() else { continue };
+            let label = model.outlet_label(OutletId::new(node.id, slot));
+            shapes.insert(label.unwrap_or(&node.name).to_string(), dims);
+        }
+    }
+    Ok(shapes)
+}
+
+fn node_info(node: &NodeProto, sources: &Sources<'_>, shapes: &Shapes) -> NodeInfo {
+    let (precision, why) = precision(node, sources);
+    NodeInfo {
+        name: node_name(node),
+        op: op_name(node),
+        precision,
+        why,
+        macs: macs(node, sources, shapes),
+        shape: node.output.iter().find(|o| !o.is_empty()).and_then(|o| shapes.get(o)).cloned(),
+    }
+}
+
+fn precision(node: &NodeProto, sources: &Sources<'_>) -> (Precision, &'static str) {
+    let from_int8 = |i: usize| node.input.get(i).is_some_and(|name| sources.is_int8_valued(name));
+    match node.op_type.as_str() {
+        "QLinearConv" | "QLinearMatMul" | "ConvInteger" | "MatMulInteger" => (Precision::Int8, "an integer operator"),
+        "Conv" | "ConvTranspose" | "Gemm" | "MatMul" => match (from_int8(0), from_int8(1)) {
+            (true, true) => (Precision::Int8ValuesInF32, "both operands are int8 values; the product runs in f32"),
+            (true, false) => (Precision::F32, "its second operand is not quantized"),
+            (false, true) => (Precision::F32, "its input is not quantized; its weights are stored as int8"),
+            (false, false) => (Precision::F32, "its operands are not quantized"),
+        },
+        "GRU" | "LSTM" | "RNN" if from_int8(1) || from_int8(2) => {
+            (Precision::F32, "recurrence runs in f32; its weights are stored as int8")
+        }
+        "GRU" | "LSTM" | "RNN" => (Precision::F32, "recurrence runs in f32"),
+        "QuantizeLinear" | "DequantizeLinear" | "DynamicQuantizeLinear" => {
+            (Precision::None, "rounds; a pair is one step, and constants are dequantized at load")
+        }
+        op if MOVES.contains(&op) => (Precision::None, "moves values"),
+        op if NO_ARITHMETIC.contains(&op) => (Precision::None, "shapes, indices or truth values"),
+        _ => (Precision::F32, "no int8 form"),
+    }
+}
+
+/// Multiply-accumulates: of convolutions, matrix products and recurrences; other operators count as 0.
+fn macs(node: &NodeProto, sources: &Sources<'_>, shapes: &Shapes) -> Option<u64> {
+    let shape = |name: &String| -> Option<Vec<usize>> {
+        shapes.get(name).cloned().or_else(|| {
+            let tensor = sources.constants.get(name.as_str())?;
+            Some(tensor.dims.iter().map(|d| usize::try_from(*d).unwrap_or(0)).collect())
+        })
+    };
+    let input = |i: usize| node.input.get(i).filter(|n| !n.is_empty()).and_then(&shape);
+    let volume = |dims: &[usize]| dims.iter().map(|d| *d as u64).product::<u64>();
+    match node.op_type.as_str() {
+        // weights are [C_out, C_in / groups, kernel...]
+        "Conv" | "ConvInteger" => {
+            let weights = input(1)?;
+            Some(volume(&shape(node.output.first()?)?) * volume(weights.get(1..)?))
+        }
+        "QLinearConv" => Some(volume(&shape(node.output.first()?)?) * volume(input(3)?.get(1..)?)),
+        // weights are [C_in, C_out / groups, kernel...]
+        "ConvTranspose" => Some(volume(&input(0)?) * volume(input(1)?.get(1..)?)),
+        "Gemm" => {
+            let transposed = node.attribute.iter().any(|a| a.name == "transA" && a.i != 0);
+            let inner = *input(0)?.get(usize::from(!transposed))?;
+            Some(volume(&shape(node.output.first()?)?) * inner as u64)
+        }
+        "MatMul" | "MatMulInteger" | "QLinearMatMul" => {
+            let inner = *input(0)?.last()?;
+            Some(volume(&shape(node.output.first()?)?) * inner as u64)
+        }
+        // X is [T, batch, in], W is [directions, gates * hidden, in], R is [directions, gates * hidden, hidden]
+        "GRU" | "LSTM" | "RNN" => {
+            let x = input(0)?;
+            Some(volume(x.get(..2)?) * (volume(&input(1)?) + volume(&input(2)?)))
+        }
+        _ => Some(0),
+    }
+}
+
+/// The steps of the optimized plan, or why there is none.
+fn plan_operators(proto: &ModelProto, inputs: &[FoundInput]) -> Result<BTreeMap<String, usize>, String> {
+    let fixed = inputs
+        .iter()
+        .map(|i| {
+            FixedInput::from_file(i)
+                .ok_or_else(|| format!("input `{}` is {}, a plan needs it fixed", i.name, i.describe()))
+        })
+        .collect::<Result<Vec<_>, _>>()?;
+    let (outputs, state) = guarded(|| build(proto, &fixed))?;
+    outputs?;
+    let mut plan = BTreeMap::new();
+    for &step in state.plan().order_without_consts() {
+        *plan.entry(state.model().node(step).op.name().into_owned()).or_default() += 1;
+    }
+    Ok(plan)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(file: &str) -> Inspection {
+        inspect(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/models").join(file)).unwrap()
+    }
+
+    #[test]
+    fn a_quantized_network_is_described() {
+        let card = of("card.onnx");
+        let shape = |dims: &[usize]| dims.iter().map(|d| Some(*d)).collect::<Vec<_>>();
+        assert_eq!(card.inputs, [TensorInfo { name: "image".into(), dtype: "f32", shape: shape(&[1, 1, 16, 16]) }]);
+        assert_eq!(card.outputs[1], TensorInfo { name: "logits".into(), dtype: "f32", shape: shape(&[1, 3]) });
+        assert_eq!(card.operators["Conv"], 2);
+        // 8x8x8 of 1x3x3, 4x4x16 of 8x3x3, 16x8, 8x3
+        let macs = 8 * 8 * 8 * 9 + 4 * 4 * 16 * 72 + 16 * 8 + 8 * 3;
+        assert_eq!((card.macs, card.macs_on_int8_values), (Some(macs), macs));
+        // weights: the two convolutions' and the two products'
+        assert!(card.parameter_bytes["i8"] >= 8 * 9 + 16 * 72 + 16 * 8 + 8 * 3, "{:?}", card.parameter_bytes);
+        assert_eq!((card.unsupported.len(), card.problem), (0, None));
+        assert!(card.plan["FakeQuant"] > 0, "{:?}", card.plan);
+        assert!(!card.plan.contains_key("DequantizeLinear"), "{:?}", card.plan);
+    }
+
+    #[test]
+    fn every_node_says_in_what_it_works_and_why() {
+        let cases = [
+            ("card.onnx", "Conv", Precision::Int8ValuesInF32, "both operands are int8 values"),
+            ("speech.onnx", "GRU", Precision::F32, "weights are stored as int8"),
+            ("gru_after.onnx", "GRU", Precision::F32, "recurrence runs in f32"),
+            ("fusion.onnx", "Softmax", Precision::F32, "no int8 form"),
+            ("fusion.onnx", "MatMul", Precision::F32, "its operands are not quantized"),
+            ("request.onnx", "Gather", Precision::None, "moves values"),
+            ("dq_softmax_q.onnx", "QuantizeLinear", Precision::None, "rounds"),
+        ];
+        for (file, op, precision, why) in cases {
+            let inspection = of(file);
+            let node = inspection.nodes.iter().find(|n| n.op == op).unwrap();
+            assert_eq!(node.precision, precision, "{file}: {op}");
+            assert!(node.why.contains(why), "{file}: {op}: {}", node.why);
+        }
+        assert_eq!(
+            of("speech.onnx").nodes.iter().find(|n| n.op == "GRU").unwrap().macs,
+            Some(12 * (36 * 16 + 36 * 12))
+        );
+    }
+
+    #[test]
+    fn an_unknown_operator_is_listed_not_refused() {
+        let inspection = of("unknown_op.onnx");
+        assert_eq!(
+            inspection.unsupported,
+            [Unsupported {
+                node: "Frobnicate_1".into(),
+                op: "example.custom.Frobnicate".into(),
+                reason: "the operator is unknown".into()
+            }]
+        );
+        assert!(inspection.problem.unwrap().contains("Frobnicate"));
+    }
+
+    #[test]
+    fn an_inspection_is_json() {
+        let json = serde_json::to_value(of("card.onnx")).unwrap();
+        assert_eq!(json["nodes"][0]["precision"], "none");
+        assert_eq!(json["inputs"][0]["shape"], serde_json::json!([1, 1, 16, 16]));
+    }
+
+    #[test]
+    fn damaged_files_are_errors_or_inspected_without_panic() {
+        let whole = std::fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/models/speech.onnx")).unwrap();
+        for at in (0..whole.len()).step_by(41) {
+            let mut damaged = whole.clone();
+            damaged[at] ^= 0x55;
+            let _ = inspect_bytes("damaged", &damaged);
+            let _ = inspect_bytes("cut", &whole[..at]);
+        }
+    }
+}
