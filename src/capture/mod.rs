@@ -1,12 +1,19 @@
 //! Sources: everything that delivers samples, behind one small trait per kind of device.
 //!
 //! A source blocks for a bounded time and writes into the caller's buffer. Files, recordings and scripted fakes stand
-//! beside the drivers. Threads, pacing and reopening are the supervisor's: a file delivers
+//! beside the drivers; [`faults`] wraps any of them. Threads, pacing and reopening are the supervisor's: a file delivers
 //! as fast as it is read, and its timestamps say when each sample belongs.
 
+#[cfg(test)]
+mod contract;
+pub mod fake;
+pub mod faults;
 pub mod image;
 mod jpeg;
 pub mod recording;
+pub mod sensor;
+pub mod text;
+pub mod video;
 pub mod wav;
 
 use crate::signal::{AudioBlock, Frame, Reading, Utterance};
@@ -104,4 +111,28 @@ pub trait Sensor: Send {
     /// # Errors
     /// [`CaptureError`].
     fn read(&mut self, into: &mut Reading) -> Result<(), CaptureError>;
+}
+
+impl<S: Camera + ?Sized> Camera for Box<S> {
+    fn capture(&mut self, into: &mut Frame) -> Result<(), CaptureError> {
+        (**self).capture(into)
+    }
+}
+
+impl<S: Mic + ?Sized> Mic for Box<S> {
+    fn read(&mut self, into: &mut AudioBlock) -> Result<(), CaptureError> {
+        (**self).read(into)
+    }
+}
+
+impl<S: TextSource + ?Sized> TextSource for Box<S> {
+    fn next(&mut self, into: &mut Utterance) -> Result<(), CaptureError> {
+        (**self).next(into)
+    }
+}
+
+impl<S: Sensor + ?Sized> Sensor for Box<S> {
+    fn read(&mut self, into: &mut Reading) -> Result<(), CaptureError> {
+        (**self).read(into)
+    }
 }

@@ -135,7 +135,7 @@ impl<R: Read> WavMic<R> {
                 format!("is truncated: the header announces {announced} bytes of sound, {} are there", self.consumed),
             ),
             _ if self.consumed < frame_bytes => CaptureError::fatal(&*self.name, "holds no sample"),
-            _ if self.consumed % frame_bytes != 0 => CaptureError::fatal(
+            _ if !self.consumed.is_multiple_of(frame_bytes) => CaptureError::fatal(
                 &*self.name,
                 format!("ends within a sample: {} bytes of sound, expected a multiple of {frame_bytes}", self.consumed),
             ),

@@ -172,7 +172,7 @@ impl Decoder {
             ));
         }
         let frame_bytes = channels as usize * 2;
-        if audio.data.is_empty() || audio.data.len() % frame_bytes != 0 {
+        if audio.data.is_empty() || !audio.data.len().is_multiple_of(frame_bytes) {
             return Err(format!("audio of {} bytes, expected a multiple of {frame_bytes}", audio.data.len()));
         }
         let scale = 1.0 / (32768.0 * channels as f32);
