@@ -1,9 +1,7 @@
 //! What is inside a recording's messages: Foxglove's protobuf schemas for pictures and sound, JSON for the rest.
 
 use std::borrow::Cow;
-use std::mem;
 
-use prost::Message as _;
 use serde::Deserialize;
 use serde::de::{DeserializeSeed, SeqAccess, Visitor};
 
@@ -58,131 +56,184 @@ impl Kind {
     }
 }
 
-/// `foxglove.CompressedImage`, without the fields that the container has better (timestamp, frame id).
-#[derive(Clone, PartialEq, prost::Message)]
-pub(super) struct CompressedImage {
-    #[prost(bytes = "vec", tag = "2")]
-    pub data: Vec<u8>,
-    #[prost(string, tag = "3")]
-    pub format: String,
+/// Fills size, stride, format and data of `frame` from a `foxglove.CompressedImage` or a `foxglove.RawImage`.
+pub(super) fn image(kind: Kind, body: &[u8], frame: &mut Frame) -> Result<(), String> {
+    if kind == Kind::RawImage { raw_image(body, frame) } else { compressed_image(body, frame) }
 }
 
-/// `foxglove.RawImage`
-#[derive(Clone, PartialEq, prost::Message)]
-pub(super) struct RawImage {
-    #[prost(fixed32, tag = "2")]
-    pub width: u32,
-    #[prost(fixed32, tag = "3")]
-    pub height: u32,
-    #[prost(string, tag = "4")]
-    pub encoding: String,
-    #[prost(fixed32, tag = "5")]
-    pub step: u32,
-    #[prost(bytes = "vec", tag = "6")]
-    pub data: Vec<u8>,
-}
-
-/// `foxglove.RawAudio`
-#[derive(Clone, PartialEq, prost::Message)]
-pub(super) struct RawAudio {
-    #[prost(bytes = "vec", tag = "2")]
-    pub data: Vec<u8>,
-    #[prost(string, tag = "3")]
-    pub format: String,
-    #[prost(fixed32, tag = "4")]
-    pub sample_rate: u32,
-    #[prost(fixed32, tag = "5")]
-    pub number_of_channels: u32,
-}
-
-/// The protobuf messages, kept so that their buffers are reused.
-#[derive(Default)]
-pub(super) struct Decoder {
-    compressed: CompressedImage,
-    raw: RawImage,
-    audio: RawAudio,
-}
-
-impl Decoder {
-    /// Fills size, stride, format and data of `frame`.
-    pub fn image(&mut self, kind: Kind, body: &[u8], frame: &mut Frame) -> Result<(), String> {
-        if kind == Kind::RawImage {
-            return self.raw_image(body, frame);
+fn compressed_image(body: &[u8], frame: &mut Frame) -> Result<(), String> {
+    let (mut data, mut format) = (&[][..], &[][..]);
+    for field in Protobuf::new("foxglove.CompressedImage", body) {
+        match field? {
+            (2, Value::Bytes(b)) => data = b,
+            (3, Value::Bytes(b)) => format = b,
+            _ => {}
         }
-        let image = &mut self.compressed;
-        image.clear();
-        image.merge(body).map_err(|e| malformed("foxglove.CompressedImage", &e))?;
-        if image.format != "jpeg" && image.format != "jpg" {
-            return Err(format!("image format {:?}, expected \"jpeg\"", image.format));
+    }
+    if format != b"jpeg" && format != b"jpg" {
+        return Err(format!("image format \"{}\", expected \"jpeg\"", shown(format)));
+    }
+    if data.is_empty() {
+        return Err("image without data".into());
+    }
+    refill(&mut frame.data, data);
+    frame.format = PixelFormat::Jpeg;
+    frame.stride = 0;
+    // the schema has no size; a JPEG without a header is the decoder's to refuse
+    (frame.width, frame.height) = jpeg_size(data).unwrap_or_default();
+    Ok(())
+}
+
+fn raw_image(body: &[u8], frame: &mut Frame) -> Result<(), String> {
+    let (mut width, mut height, mut step) = (0, 0, 0);
+    let (mut encoding, mut data) = (&[][..], &[][..]);
+    for field in Protobuf::new("foxglove.RawImage", body) {
+        match field? {
+            (2, Value::Fixed32(n)) => width = n,
+            (3, Value::Fixed32(n)) => height = n,
+            (4, Value::Bytes(b)) => encoding = b,
+            (5, Value::Fixed32(n)) => step = n,
+            (6, Value::Bytes(b)) => data = b,
+            _ => {}
         }
-        if image.data.is_empty() {
-            return Err("image without data".into());
+    }
+    if !(1..=MAX_SIDE).contains(&width) || !(1..=MAX_SIDE).contains(&height) {
+        return Err(format!("image of {width}x{height}, expected 1 to {MAX_SIDE} a side"));
+    }
+    // Foxglove's names and those of V4L2
+    let (format, row_bytes, rows) = match encoding {
+        b"mono8" | b"8UC1" => (PixelFormat::Gray, width, height),
+        b"rgb8" => (PixelFormat::Rgb, width * 3, height),
+        b"yuyv" | b"yuv422_yuy2" => (PixelFormat::Yuyv, width.next_multiple_of(2) * 2, height),
+        b"nv12" => (PixelFormat::Nv12, width.next_multiple_of(2), height + height.div_ceil(2)),
+        other => return Err(format!("image encoding \"{}\", expected mono8, rgb8, yuyv or nv12", shown(other))),
+    };
+    let stride = if step == 0 { row_bytes } else { step };
+    // the last row needs no padding
+    let needed = u64::from(stride) * u64::from(rows - 1) + u64::from(row_bytes);
+    if stride < row_bytes || (data.len() as u64) < needed {
+        return Err(format!(
+            "{} image of {width}x{height}, {stride} bytes a row, has {} bytes, expected rows of {row_bytes} and {needed} bytes",
+            shown(encoding),
+            data.len()
+        ));
+    }
+    refill(&mut frame.data, data);
+    (frame.width, frame.height, frame.stride, frame.format) = (width, height, stride, format);
+    Ok(())
+}
+
+/// Fills rate and samples of `block` from a `foxglove.RawAudio`: channels are averaged.
+pub(super) fn audio(body: &[u8], block: &mut AudioBlock) -> Result<(), String> {
+    let (mut data, mut format) = (&[][..], &[][..]);
+    let (mut rate, mut channels) = (0, 0);
+    for field in Protobuf::new("foxglove.RawAudio", body) {
+        match field? {
+            (2, Value::Bytes(b)) => data = b,
+            (3, Value::Bytes(b)) => format = b,
+            (4, Value::Fixed32(n)) => rate = n,
+            (5, Value::Fixed32(n)) => channels = n,
+            _ => {}
         }
-        mem::swap(&mut frame.data, &mut image.data);
-        frame.format = PixelFormat::Jpeg;
-        frame.stride = 0;
-        // the schema has no size; a JPEG without a header is the decoder's to refuse
-        (frame.width, frame.height) = jpeg_size(&frame.data).unwrap_or_default();
-        Ok(())
+    }
+    if format != b"pcm-s16" {
+        return Err(format!("audio format \"{}\", expected \"pcm-s16\"", shown(format)));
+    }
+    if !(1..=MAX_RATE_HZ).contains(&rate) || !(1..=MAX_AUDIO_CHANNELS).contains(&channels) {
+        return Err(format!(
+            "audio of {channels} channels at {rate} Hz, expected 1 to {MAX_AUDIO_CHANNELS} at 1 to {MAX_RATE_HZ} Hz"
+        ));
+    }
+    let frame_bytes = channels as usize * 2;
+    if data.is_empty() || !data.len().is_multiple_of(frame_bytes) {
+        return Err(format!("audio of {} bytes, expected a multiple of {frame_bytes}", data.len()));
+    }
+    let scale = 1.0 / (32768.0 * channels as f32);
+    block.data.clear();
+    block.data.extend(data.chunks_exact(frame_bytes).map(|frame| {
+        let sum: i32 = frame.chunks_exact(2).map(|s| i32::from(i16::from_le_bytes([s[0], s[1]]))).sum();
+        sum as f32 * scale
+    }));
+    block.sample_rate_hz = rate;
+    Ok(())
+}
+
+fn refill(buffer: &mut Vec<u8>, data: &[u8]) {
+    buffer.clear();
+    buffer.extend_from_slice(data);
+}
+
+/// The start of a name from a file, for a message.
+fn shown(name: &[u8]) -> String {
+    name[..name.len().min(32)].escape_ascii().to_string()
+}
+
+/// The fields of a protobuf message, borrowed from it (protobuf.dev/programming-guides/encoding). A generated decoder would copy
+/// every picture into a new buffer first.
+struct Protobuf<'a> {
+    schema: &'static str,
+    rest: &'a [u8],
+}
+
+/// A field of one of the wire types that the schemas have.
+enum Value<'a> {
+    Bytes(&'a [u8]),
+    Fixed32(u32),
+    Other,
+}
+
+impl<'a> Protobuf<'a> {
+    fn new(schema: &'static str, body: &'a [u8]) -> Self {
+        Protobuf { schema, rest: body }
     }
 
-    fn raw_image(&mut self, body: &[u8], frame: &mut Frame) -> Result<(), String> {
-        let image = &mut self.raw;
-        image.clear();
-        image.merge(body).map_err(|e| malformed("foxglove.RawImage", &e))?;
-        let (width, height) = (image.width, image.height);
-        if !(1..=MAX_SIDE).contains(&width) || !(1..=MAX_SIDE).contains(&height) {
-            return Err(format!("image of {width}x{height}, expected 1 to {MAX_SIDE} a side"));
+    fn take(&mut self, n: u64) -> Option<&'a [u8]> {
+        let (head, rest) = self.rest.split_at_checked(usize::try_from(n).ok()?)?;
+        self.rest = rest;
+        Some(head)
+    }
+
+    fn varint(&mut self) -> Option<u64> {
+        let mut value = 0;
+        for shift in (0..64).step_by(7) {
+            let (&byte, rest) = self.rest.split_first()?;
+            self.rest = rest;
+            value |= u64::from(byte & 0x7f) << shift;
+            if byte < 0x80 {
+                return Some(value);
+            }
         }
-        // Foxglove's names and those of V4L2
-        let (format, row_bytes, rows) = match image.encoding.as_str() {
-            "mono8" | "8UC1" => (PixelFormat::Gray, width, height),
-            "rgb8" => (PixelFormat::Rgb, width * 3, height),
-            "yuyv" | "yuv422_yuy2" => (PixelFormat::Yuyv, width.next_multiple_of(2) * 2, height),
-            "nv12" => (PixelFormat::Nv12, width.next_multiple_of(2), height + height.div_ceil(2)),
-            other => return Err(format!("image encoding {other:?}, expected mono8, rgb8, yuyv or nv12")),
+        None
+    }
+
+    fn field(&mut self) -> Option<(u64, Value<'a>)> {
+        let tag = self.varint()?;
+        let value = match tag & 7 {
+            0 => self.varint().map(|_| Value::Other)?,
+            1 => self.take(8).map(|_| Value::Other)?,
+            2 => {
+                let len = self.varint()?;
+                Value::Bytes(self.take(len)?)
+            }
+            5 => self.take(4).map(|b| Value::Fixed32(u32::from_le_bytes([b[0], b[1], b[2], b[3]])))?,
+            _ => return None, // groups have been out of use since before these schemas were written
         };
-        let stride = if image.step == 0 { row_bytes } else { image.step };
-        // the last row needs no padding
-        let needed = u64::from(stride) * u64::from(rows - 1) + u64::from(row_bytes);
-        if stride < row_bytes || (image.data.len() as u64) < needed {
-            return Err(format!(
-                "{} image of {width}x{height}, {stride} bytes a row, has {} bytes, expected rows of {row_bytes} and {needed} bytes",
-                image.encoding,
-                image.data.len()
-            ));
-        }
-        mem::swap(&mut frame.data, &mut image.data);
-        (frame.width, frame.height, frame.stride, frame.format) = (width, height, stride, format);
-        Ok(())
+        Some((tag >> 3, value))
     }
+}
 
-    /// Fills rate and samples of `block`: channels are averaged.
-    pub fn audio(&mut self, body: &[u8], block: &mut AudioBlock) -> Result<(), String> {
-        let audio = &mut self.audio;
-        audio.clear();
-        audio.merge(body).map_err(|e| malformed("foxglove.RawAudio", &e))?;
-        if audio.format != "pcm-s16" {
-            return Err(format!("audio format {:?}, expected \"pcm-s16\"", audio.format));
+impl<'a> Iterator for Protobuf<'a> {
+    type Item = Result<(u64, Value<'a>), String>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.rest.is_empty() {
+            return None;
         }
-        let (rate, channels) = (audio.sample_rate, audio.number_of_channels);
-        if !(1..=MAX_RATE_HZ).contains(&rate) || !(1..=MAX_AUDIO_CHANNELS).contains(&channels) {
-            return Err(format!(
-                "audio of {channels} channels at {rate} Hz, expected 1 to {MAX_AUDIO_CHANNELS} at 1 to {MAX_RATE_HZ} Hz"
-            ));
+        let field = self.field();
+        if field.is_none() {
+            self.rest = &[];
         }
-        let frame_bytes = channels as usize * 2;
-        if audio.data.is_empty() || !audio.data.len().is_multiple_of(frame_bytes) {
-            return Err(format!("audio of {} bytes, expected a multiple of {frame_bytes}", audio.data.len()));
-        }
-        let scale = 1.0 / (32768.0 * channels as f32);
-        block.data.clear();
-        block.data.extend(audio.data.chunks_exact(frame_bytes).map(|frame| {
-            let sum: i32 = frame.chunks_exact(2).map(|s| i32::from(i16::from_le_bytes([s[0], s[1]]))).sum();
-            sum as f32 * scale
-        }));
-        block.sample_rate_hz = rate;
-        Ok(())
+        Some(field.ok_or_else(|| malformed(self.schema, &"the protobuf fields are cut off or malformed")))
     }
 }
 

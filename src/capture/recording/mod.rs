@@ -22,7 +22,7 @@ use crate::signal::{AudioBlock, Frame, Reading, Sample, Utterance};
 use crate::time::Micros;
 
 use container::{Channel, Container};
-use message::{Decoder, Kind};
+use message::Kind;
 
 /// The longest record that is read: a 4K RGB frame fits.
 pub const MAX_RECORD_BYTES: u64 = 32 << 20;
@@ -34,7 +34,6 @@ const GAP_TOLERANCE: Micros = Micros::from_ms(10);
 pub struct Recording<R = BufReader<File>> {
     name: String,
     container: Container<R>,
-    decoder: Decoder,
     /// Names of sources and reasons of faults, so that a repeated one costs no allocation.
     names: Vec<Arc<str>>,
     spare: Spare,
@@ -105,7 +104,6 @@ impl<R: Read> Recording<R> {
         Ok(Recording {
             name: name.into(),
             container,
-            decoder: Decoder::default(),
             names: Vec::new(),
             spare: Spare::default(),
             audio: AudioClock::default(),
@@ -168,11 +166,11 @@ impl<R: Read> Recording<R> {
                 let frame = self.spare.frame(into);
                 frame.t = t;
                 frame.seq.0 = u64::from(sequence);
-                self.decoder.image(kind, body, frame)?;
+                message::image(kind, body, frame)?;
             }
             Kind::RawAudio => {
                 let block = self.spare.audio(into);
-                self.decoder.audio(body, block)?;
+                message::audio(body, block)?;
                 self.audio.place(t, block);
             }
             Kind::Text => {
