@@ -15,7 +15,7 @@ use super::error::InferError;
 use super::model::{
     FixedInput, FoundInput, build, declared_inputs, decode, elem_type_name, found_value, guarded, read,
 };
-use super::onnx;
+use super::{fold, onnx};
 
 /// Everything `attendant inspect` says about one model.
 #[derive(Clone, Debug, Serialize)]
@@ -385,7 +385,9 @@ fn plan_operators(proto: &ModelProto, inputs: &[FoundInput]) -> Result<BTreeMap<
                 .ok_or_else(|| format!("input `{}` is {}, a plan needs it fixed", i.name, i.describe()))
         })
         .collect::<Result<Vec<_>, _>>()?;
-    let (outputs, state) = guarded(|| build(proto, &fixed))?;
+    let mut proto = proto.clone();
+    fold::dequantize_constants(&mut proto);
+    let (outputs, state) = guarded(|| build(&proto, &fixed))?;
     outputs?;
     let mut plan = BTreeMap::new();
     for &step in state.plan().order_without_consts() {

@@ -6,6 +6,7 @@
 
 mod encoder;
 mod error;
+mod fold;
 mod inspect;
 mod model;
 mod onnx;
