@@ -1,1 +1,710 @@
-//! One step from samples to events.
+//! One step from samples to events: preprocess, encode, fuse, decide, advise.
+//!
+//! Called by the supervisor with samples and the time, and by `eval` and `bench` one input at a time. It has no thread and
+//! no clock: the same samples at the same times give the same events. After warm-up it allocates nothing of its own.
+
+use std::sync::Arc;
+
+use log::{debug, info, warn};
+
+use crate::board::BOARD;
+use crate::bundle::{Bundle, Intents};
+use crate::config::ConfigError;
+use crate::decide::advice::{self, Catalogue, Known, Lang, UnknownLanguage};
+use crate::decide::{self, FusedView, Policy, Verdict};
+use crate::fuse::{Fused, Fusion, FusionShape, TokenView};
+use crate::infer::{Dtype, Encoder as _, InferError, OnnxEncoder};
+use crate::preprocess::{
+    AudioPreprocessor, ImagePreprocessor, PreprocessError, SeriesPreprocessor, TextPreprocessor,
+};
+use crate::signal::{
+    Embedding, Event, EventKind, Frame, MAX_MODALITIES, ModalityState, ModalityView,
+    SCHEMA_VERSION, Sample, Tensor,
+};
+use crate::time::Micros;
+
+/// Without a fresh token, ages are looked at this often, so that a silent source becomes stale in the events.
+pub const TICK: Micros = Micros::from_ms(250);
+
+/// A bundle whose parts do not fit together, or an input that an encoder cannot take.
+#[derive(Debug, thiserror::Error)]
+pub enum PipelineError {
+    /// A value of the manifest that preprocessing cannot work with.
+    #[error("{bundle}/bundle.toml: encoder {encoder}: {source}")]
+    Preprocess {
+        /// The bundle's directory.
+        bundle: String,
+        /// The encoder.
+        encoder: String,
+        /// Why.
+        source: PreprocessError,
+    },
+    /// A model that cannot be loaded, does not fit the manifest, or fails on an input.
+    #[error(transparent)]
+    Infer(#[from] InferError),
+    /// A part of the bundle that cannot be read or used.
+    #[error(transparent)]
+    Bundle(#[from] crate::bundle::BundleError),
+    /// The decision rules.
+    #[error("{bundle}/bundle.toml: {source}")]
+    Policy {
+        /// The bundle's directory.
+        bundle: String,
+        /// Why.
+        source: decide::PolicyError,
+    },
+    /// The advice catalogue.
+    #[error(transparent)]
+    Catalogue(#[from] ConfigError),
+    /// A language that the catalogue does not have.
+    #[error("{catalogue}: {source}")]
+    Language {
+        /// The catalogue's file.
+        catalogue: String,
+        /// Why.
+        source: UnknownLanguage,
+    },
+    /// Encoders, fusion and labels that do not fit each other.
+    #[error("{bundle}/bundle.toml: {reason}")]
+    Mismatch {
+        /// The bundle's directory.
+        bundle: String,
+        /// What does not fit, and the next step.
+        reason: String,
+    },
+    /// An input that cannot be preprocessed.
+    #[error("{encoder}: {source}")]
+    Input {
+        /// The encoder.
+        encoder: String,
+        /// Why.
+        source: PreprocessError,
+    },
+    /// An input of one kind for an encoder of another.
+    #[error("encoder {encoder} takes {expected}, not {given}")]
+    WrongInput {
+        /// The encoder.
+        encoder: String,
+        /// The kind of its preprocessing.
+        expected: &'static str,
+        /// The kind of the input.
+        given: &'static str,
+    },
+}
+
+/// One whole input for [`Pipeline::encode`].
+#[derive(Clone, Copy, Debug)]
+pub enum Input<'a> {
+    /// A picture.
+    Frame(&'a Frame),
+    /// A clip of mono sound, which becomes one window.
+    Clip {
+        /// The samples.
+        samples: &'a [f32],
+        /// Samples per second.
+        rate_hz: u32,
+    },
+    /// A text.
+    Text(&'a str),
+}
+
+impl Input<'_> {
+    fn kind(&self) -> &'static str {
+        match self {
+            Input::Frame(_) => "image",
+            Input::Clip { .. } => "audio",
+            Input::Text(_) => "text",
+        }
+    }
+}
+
+/// What counts as wrong in one modality, since the start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct StageCounters {
+    /// Windows encoded.
+    pub windows: u64,
+    /// Samples skipped because of `rate_hz`.
+    pub skipped: u64,
+    /// Samples that could not be preprocessed or encoded.
+    pub errors: u64,
+    /// Times the source reported a fault.
+    pub faults: u64,
+}
+
+enum Preprocessor {
+    Image(ImagePreprocessor),
+    Audio(Box<AudioPreprocessor>),
+    Text(Box<TextPreprocessor>),
+    Series(SeriesPreprocessor),
+}
+
+impl Preprocessor {
+    fn kind(&self) -> &'static str {
+        match self {
+            Preprocessor::Image(_) => "image",
+            Preprocessor::Audio(_) => "audio",
+            Preprocessor::Text(_) => "text",
+            Preprocessor::Series(_) => "series",
+        }
+    }
+
+    /// Zeros of the shape and type that it fills.
+    fn tensor(&self) -> Tensor {
+        match self {
+            Preprocessor::Image(p) => Tensor::zeros_f32(p.shape()),
+            Preprocessor::Audio(p) => Tensor::zeros_f32(p.shape()),
+            Preprocessor::Text(p) => Tensor::zeros_i64(p.shape()),
+            Preprocessor::Series(p) => Tensor::zeros_f32(p.shape()),
+        }
+    }
+}
+
+/// One modality: its preprocessing, its encoder, its last token.
+struct Stage {
+    name: Arc<str>,
+    source: Arc<str>,
+    preprocessor: Preprocessor,
+    encoder: OnnxEncoder,
+    input: Tensor,
+    embedding: Embedding,
+    /// Shortest time between two runs.
+    period: Micros,
+    /// Age from which the token no longer takes part.
+    max_age: Micros,
+    last_run: Option<Micros>,
+    has_token: bool,
+    fault: Option<Arc<str>>,
+    last_error: Option<Arc<str>>,
+    counters: StageCounters,
+}
+
+/// Why a sample gave no token.
+enum StageError {
+    Preprocess(PreprocessError),
+    Infer(InferError),
+}
+
+impl std::fmt::Display for StageError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            StageError::Preprocess(e) => e.fmt(f),
+            StageError::Infer(e) => e.fmt(f),
+        }
+    }
+}
+
+impl Stage {
+    fn load(bundle: &Bundle, index: usize) -> Result<Self, PipelineError> {
+        let spec = &bundle.manifest.encoder[index];
+        let at = |source| PipelineError::Preprocess {
+            bundle: bundle.dir.display().to_string(),
+            encoder: spec.name.clone(),
+            source,
+        };
+        let fusion_age = bundle.manifest.fusion.as_ref().map_or(1500, |f| f.max_age_ms);
+        let (preprocessor, max_age_ms) = if let Some(image) = &spec.image {
+            (Preprocessor::Image(ImagePreprocessor::new(image).map_err(at)?), fusion_age)
+        } else if let Some(audio) = &spec.audio {
+            (Preprocessor::Audio(Box::new(AudioPreprocessor::new(audio).map_err(at)?)), fusion_age)
+        } else if let Some(text) = &spec.text {
+            let tokenizer = bundle.tokenizer(index)?.unwrap_or_default();
+            let preprocessor = TextPreprocessor::new(text, &tokenizer).map_err(at)?;
+            (Preprocessor::Text(Box::new(preprocessor)), text.hold_ms)
+        } else if let Some(series) = &spec.series {
+            (Preprocessor::Series(SeriesPreprocessor::new(series).map_err(at)?), fusion_age)
+        } else {
+            unreachable!("Bundle::open lets no encoder without preprocessing through")
+        };
+        let input = preprocessor.tensor();
+        let encoder = OnnxEncoder::load(spec, &bundle.dir, Dtype::of(&input), &input.shape, bundle.labels.len())?;
+        let period = spec.rate_hz.map_or(Micros::ZERO, |hz| Micros((1e6 / f64::from(hz)) as u64));
+        Ok(Stage {
+            name: spec.name.as_str().into(),
+            source: spec.source.as_str().into(),
+            preprocessor,
+            encoder,
+            input,
+            embedding: Embedding::default(),
+            // a camera's timestamps jitter: a frame that comes a little early is still the one to take
+            period: Micros(period.0 * 3 / 4),
+            max_age: Micros::from_ms(max_age_ms.into()),
+            last_run: None,
+            has_token: false,
+            fault: None,
+            last_error: None,
+            counters: StageCounters::default(),
+        })
+    }
+
+    /// Hands the stage a sample of its source. Windows of sound and series are fetched by [`Stage::advance`] afterwards.
+    fn offer(&mut self, sample: &Sample) -> Result<bool, StageError> {
+        match (&mut self.preprocessor, sample) {
+            (Preprocessor::Image(p), Sample::Frame(frame)) => {
+                if self.last_run.is_some_and(|last| frame.t >= last && frame.t - last < self.period) {
+                    self.counters.skipped += 1;
+                    return Ok(false);
+                }
+                self.last_run = Some(frame.t);
+                p.run(frame, &mut self.input).map_err(StageError::Preprocess)?;
+                self.encode(frame.t).map(|()| true)
+            }
+            (Preprocessor::Text(p), Sample::Text(utterance)) => {
+                p.run(&utterance.text, &mut self.input).map_err(StageError::Preprocess)?;
+                self.encode(utterance.t).map(|()| true)
+            }
+            (Preprocessor::Audio(p), Sample::Audio(block)) => {
+                p.push(block).map_err(StageError::Preprocess)?;
+                self.advance()
+            }
+            (Preprocessor::Series(p), Sample::Reading(reading)) => {
+                p.push(reading).map_err(StageError::Preprocess)?;
+                self.advance()
+            }
+            _ => Ok(false),
+        }
+    }
+
+    /// Encodes the next window that is complete, if there is one.
+    fn advance(&mut self) -> Result<bool, StageError> {
+        let end = match &mut self.preprocessor {
+            Preprocessor::Audio(p) => p.next_window(&mut self.input).map_err(StageError::Preprocess)?,
+            Preprocessor::Series(p) => p.next_window(&mut self.input).map_err(StageError::Preprocess)?,
+            Preprocessor::Image(_) | Preprocessor::Text(_) => None,
+        };
+        match end {
+            Some(t) => self.encode(t).map(|()| true),
+            None => Ok(false),
+        }
+    }
+
+    fn encode(&mut self, t: Micros) -> Result<(), StageError> {
+        self.encoder.encode(&self.input, t, &mut self.embedding).map_err(StageError::Infer)?;
+        self.has_token = true;
+        self.fault = None;
+        self.last_error = None;
+        self.counters.windows += 1;
+        Ok(())
+    }
+
+    fn age(&self, now: Micros) -> Option<Micros> {
+        self.has_token.then(|| now.since(self.embedding.t))
+    }
+
+    fn state(&self, now: Micros) -> ModalityState {
+        if self.fault.is_some() {
+            return ModalityState::Failed;
+        }
+        match self.age(now) {
+            Some(age) if age <= self.max_age => ModalityState::Ok,
+            _ if self.last_error.is_some() => ModalityState::Failed,
+            // nobody types all the time: a request that has had its time is over, not overdue
+            Some(_) if matches!(self.preprocessor, Preprocessor::Text(_)) => ModalityState::Absent,
+            Some(_) => ModalityState::Stale,
+            None => ModalityState::Absent,
+        }
+    }
+
+    fn reason(&self, state: ModalityState) -> Arc<str> {
+        match state {
+            ModalityState::Failed => {
+                self.fault.clone().or_else(|| self.last_error.clone()).unwrap_or_else(|| "source failed".into())
+            }
+            ModalityState::Stale => format!("no sample for {} ms", self.max_age.as_ms()).into(),
+            ModalityState::Absent => "nothing given".into(),
+            ModalityState::Ok => "samples arrive".into(),
+        }
+    }
+}
+
+/// How a pipeline is set up, beyond what its bundle says.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// BCP 47 tag of the language that advice is given in.
+    pub lang: String,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Options { lang: "en".into() }
+    }
+}
+
+/// From samples to events.
+pub struct Pipeline {
+    stages: Vec<Stage>,
+    fusion: Fusion,
+    fused: Fused,
+    policy: Policy,
+    state: decide::State,
+    catalogue: Option<(Catalogue, Lang)>,
+    labels: Vec<Arc<str>>,
+    intents: Vec<Option<Intents>>,
+    thresholds: Vec<f32>,
+    known_states: heapless::Vec<ModalityState, MAX_MODALITIES>,
+    bundle_id: Arc<str>,
+    next_seq: u64,
+    last_step: Option<Micros>,
+    fusion_errors: u64,
+}
+
+impl Pipeline {
+    /// Loads and checks every part of the bundle: no device is opened before this has succeeded.
+    ///
+    /// # Errors
+    /// [`PipelineError`], which names the file.
+    pub fn load(bundle: &Bundle, options: &Options) -> Result<Self, PipelineError> {
+        let stages =
+            (0..bundle.manifest.encoder.len()).map(|i| Stage::load(bundle, i)).collect::<Result<Vec<_>, _>>()?;
+        let dir = || bundle.dir.display().to_string();
+        let policy = Policy::new(&bundle.manifest.decision, &bundle.labels)
+            .map_err(|source| PipelineError::Policy { bundle: dir(), source })?;
+        for (stage, intents) in stages.iter().zip(&bundle.intents) {
+            let in_model = stage.encoder.intent_count().unwrap_or(0);
+            let labelled = intents.as_ref().map_or(0, |i| i.names.len());
+            if in_model != labelled {
+                let reason = format!("encoder {}: the model has {in_model} intents, its labels {labelled}", stage.name);
+                return Err(PipelineError::Mismatch { bundle: dir(), reason });
+            }
+        }
+        let fusion = load_fusion(bundle, &stages, policy.none())?;
+        let catalogue = load_catalogue(bundle, &options.lang)?;
+        let mut known_states = heapless::Vec::new();
+        known_states.resize(stages.len(), ModalityState::Absent).expect("Bundle::open bounds the encoders");
+        let thresholds = bundle.manifest.encoder.iter().map(|e| e.intents.as_ref().map_or(0.0, |i| i.threshold)).collect();
+        info!("bundle {} for board {}: {} encoders", bundle.id, BOARD.name, stages.len());
+        Ok(Pipeline {
+            fused: Fused::default(),
+            state: decide::State::new(&policy),
+            catalogue,
+            labels: bundle.labels.clone(),
+            intents: bundle.intents.clone(),
+            thresholds,
+            known_states,
+            bundle_id: bundle.id.clone(),
+            next_seq: 0,
+            last_step: None,
+            fusion_errors: 0,
+            stages,
+            fusion,
+            policy,
+        })
+    }
+
+    /// Names of the modalities, in the order of the tokens.
+    pub fn modalities(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.stages.iter().map(|s| &s.name)
+    }
+
+    /// Class labels, in the order of the probabilities.
+    #[must_use]
+    pub fn labels(&self) -> &[Arc<str>] {
+        &self.labels
+    }
+
+    /// Counters of every modality, in the order of the tokens.
+    pub fn counters(&self) -> impl Iterator<Item = (&Arc<str>, StageCounters)> {
+        self.stages.iter().map(|s| (&s.name, s.counters))
+    }
+
+    /// Runs of the fusion that failed.
+    #[must_use]
+    pub fn fusion_errors(&self) -> u64 {
+        self.fusion_errors
+    }
+
+    /// What the decision rules had to put up with.
+    #[must_use]
+    pub fn decision_counters(&self) -> decide::Counters {
+        self.state.counters()
+    }
+
+    /// The event that opens the stream.
+    pub fn start(&mut self, now: Micros, events: &mut Vec<Event>) {
+        let event = self.event(now, EventKind::Start);
+        events.push(event);
+    }
+
+    /// The event that closes the stream.
+    pub fn end(&mut self, now: Micros, events: &mut Vec<Event>) {
+        let event = self.event(now, EventKind::End);
+        events.push(event);
+    }
+
+    /// Takes a sample of `source`, and appends the events that follow from it. A sample that cannot be used is counted and
+    /// logged, and its modality says so; it never stops the others.
+    pub fn process(&mut self, source: &str, sample: &Sample, now: Micros, events: &mut Vec<Event>) {
+        if let Sample::Fault { reason, .. } = sample {
+            self.fail(source, reason, now, events);
+            return;
+        }
+        let mut fresh = false;
+        for stage in self.stages.iter_mut().filter(|s| *s.source == *source) {
+            let offered = stage.offer(sample);
+            fresh |= taken(stage, offered);
+        }
+        while fresh {
+            self.step(now, events);
+            fresh = false;
+            for stage in self.stages.iter_mut().filter(|s| *s.source == *source) {
+                let advanced = stage.advance();
+                fresh |= taken(stage, advanced);
+            }
+        }
+        self.tick(now, events);
+    }
+
+    /// Marks every modality of `source` as failed until it delivers again.
+    pub fn fail(&mut self, source: &str, reason: &Arc<str>, now: Micros, events: &mut Vec<Event>) {
+        for stage in self.stages.iter_mut().filter(|s| *s.source == *source) {
+            stage.fault = Some(reason.clone());
+            stage.has_token = false;
+            stage.last_run = None;
+            stage.counters.faults += 1;
+        }
+        self.step(now, events);
+    }
+
+    /// Looks at the ages if nothing has for [`TICK`]: call it at least that often when no sample comes.
+    pub fn tick(&mut self, now: Micros, events: &mut Vec<Event>) {
+        if self.last_step.is_none_or(|last| now.since(last) >= TICK || now < last) {
+            self.step(now, events);
+        }
+    }
+
+    /// Fuses the tokens as they are at `now`, decides, and appends events.
+    pub fn step(&mut self, now: Micros, events: &mut Vec<Event>) {
+        self.last_step = Some(now);
+        self.report_states(now, events);
+        let mut tokens: heapless::Vec<TokenView<'_>, MAX_MODALITIES> = heapless::Vec::new();
+        for stage in &self.stages {
+            let fresh = stage.state(now) == ModalityState::Ok;
+            let view = TokenView {
+                embedding: fresh.then_some(&stage.embedding),
+                age: stage.age(now).unwrap_or_default(),
+            };
+            tokens.push(view).unwrap_or_else(|_| unreachable!("Bundle::open bounds the encoders"));
+        }
+        let present = tokens.iter().any(|t| t.embedding.is_some());
+        if let Err(error) = self.fusion.fuse(&tokens, &mut self.fused) {
+            self.fusion_errors += 1;
+            warn!("{error}; this window is not decided");
+            return;
+        }
+        let (class, p) = (self.fused.class, self.fused.p());
+        let undecided = Some(class) == self.policy.none() || p < self.policy.enter();
+        let out_of_scope = if undecided { self.out_of_scope(now) } else { None };
+        debug!("{now}: {} {p:.2} weights {:.2?}", self.labels[class], self.fused.weights);
+        let view = FusedView { p: &self.fused.probabilities, present, out_of_scope };
+        for verdict in decide::step(&mut self.state, &view, now, &self.policy) {
+            let event = self.decision(now, &verdict);
+            events.push(event);
+        }
+    }
+
+    /// Capture time of the held request whose likeliest intent is below the bundle's threshold.
+    fn out_of_scope(&self, now: Micros) -> Option<Micros> {
+        let held = |i: &usize| self.intents[*i].is_some() && self.stages[*i].state(now) == ModalityState::Ok;
+        let stage = (0..self.stages.len()).find(held)?;
+        let (_, p) = likeliest(&self.stages[stage].embedding.intents)?;
+        (p < self.thresholds[stage]).then_some(self.stages[stage].embedding.t)
+    }
+
+    /// The held request's intent with its class, if it is in scope.
+    fn held_intent(&self, now: Micros) -> Option<(&Arc<str>, usize)> {
+        let held = |i: &usize| self.intents[*i].is_some() && self.stages[*i].state(now) == ModalityState::Ok;
+        let stage = (0..self.stages.len()).find(held)?;
+        let (best, p) = likeliest(&self.stages[stage].embedding.intents)?;
+        let intents = self.intents[stage].as_ref()?;
+        (p >= self.thresholds[stage]).then(|| (&intents.names[best], intents.class[best]))
+    }
+
+    fn decision(&mut self, now: Micros, verdict: &Verdict) -> Event {
+        info!("{now}: {:?} {} p {:.2}", verdict.state, self.labels[verdict.class], verdict.p);
+        let catalogue = self.catalogue.as_ref().map(|(catalogue, lang)| (catalogue, *lang));
+        let decision = advice::decision(verdict, &self.policy, self.held_intent(now), catalogue);
+        self.event(now, EventKind::Decision(decision))
+    }
+
+    /// One event for every modality whose state has changed.
+    fn report_states(&mut self, now: Micros, events: &mut Vec<Event>) {
+        for i in 0..self.stages.len() {
+            let state = self.stages[i].state(now);
+            if state == self.known_states[i] {
+                continue;
+            }
+            self.known_states[i] = state;
+            let reason = self.stages[i].reason(state);
+            let modality = self.stages[i].name.clone();
+            match state {
+                ModalityState::Failed => warn!("{modality}: failed: {reason}"),
+                ModalityState::Ok | ModalityState::Stale | ModalityState::Absent => info!("{modality}: {state:?}: {reason}"),
+            }
+            let event = self.event(now, EventKind::Modality { modality, state, reason });
+            events.push(event);
+        }
+    }
+
+    fn event(&mut self, now: Micros, kind: EventKind) -> Event {
+        let fused = matches!(kind, EventKind::Decision(_));
+        let mut modalities = heapless::Vec::new();
+        for (i, stage) in self.stages.iter().enumerate() {
+            let view = ModalityView {
+                name: stage.name.clone(),
+                weight: if fused { self.fused.weights[i] } else { 0.0 },
+                contribution: if fused { self.fused.contributions[i] } else { 0.0 },
+                age: stage.age(now),
+                state: stage.state(now),
+            };
+            modalities.push(view).unwrap_or_else(|_| unreachable!("Bundle::open bounds the encoders"));
+        }
+        let seq = self.next_seq;
+        self.next_seq += 1;
+        Event { v: SCHEMA_VERSION, seq, t_us: now, kind, modalities, bundle: self.bundle_id.clone(), board: BOARD.name }
+    }
+}
+
+/// One input at a time: what `eval` and `bench` ask for.
+impl Pipeline {
+    /// Preprocesses and encodes one whole input with encoder `index`, as `run` would.
+    ///
+    /// # Errors
+    /// [`PipelineError`]; the encoder's previous token is then unspecified.
+    pub fn encode(&mut self, index: usize, input: Input<'_>) -> Result<&Embedding, PipelineError> {
+        self.preprocess(index, input)?;
+        self.encode_input(index)
+    }
+
+    /// The first half of [`Pipeline::encode`].
+    ///
+    /// # Errors
+    /// [`PipelineError`].
+    pub fn preprocess(&mut self, index: usize, input: Input<'_>) -> Result<(), PipelineError> {
+        let stage = &mut self.stages[index];
+        let done = match (&mut stage.preprocessor, input) {
+            (Preprocessor::Image(p), Input::Frame(frame)) => p.run(frame, &mut stage.input),
+            (Preprocessor::Audio(p), Input::Clip { samples, rate_hz }) => p.clip_window(samples, rate_hz, &mut stage.input),
+            (Preprocessor::Text(p), Input::Text(text)) => p.run(text, &mut stage.input),
+            (other, input) => {
+                return Err(PipelineError::WrongInput {
+                    encoder: stage.name.to_string(),
+                    expected: other.kind(),
+                    given: input.kind(),
+                });
+            }
+        };
+        done.map_err(|source| PipelineError::Input { encoder: stage.name.to_string(), source })
+    }
+
+    /// The second half of [`Pipeline::encode`]: encodes what was preprocessed last.
+    ///
+    /// # Errors
+    /// [`PipelineError::Infer`].
+    pub fn encode_input(&mut self, index: usize) -> Result<&Embedding, PipelineError> {
+        let stage = &mut self.stages[index];
+        stage.encoder.reset_state();
+        stage.encoder.encode(&stage.input, Micros::ZERO, &mut stage.embedding)?;
+        Ok(&stage.embedding)
+    }
+
+    /// Kind of input that encoder `index` takes: `image`, `audio`, `text`, `series`.
+    #[must_use]
+    pub fn kind(&self, index: usize) -> &'static str {
+        self.stages[index].preprocessor.kind()
+    }
+
+    /// Fuses the last tokens of the encoders that `present` names, all of age 0.
+    ///
+    /// # Errors
+    /// [`PipelineError::Infer`].
+    pub fn fuse(&mut self, present: &[bool]) -> Result<&Fused, PipelineError> {
+        let mut tokens: heapless::Vec<TokenView<'_>, MAX_MODALITIES> = heapless::Vec::new();
+        for (stage, present) in self.stages.iter().zip(present) {
+            let view = TokenView { embedding: present.then_some(&stage.embedding), age: Micros::ZERO };
+            tokens.push(view).unwrap_or_else(|_| unreachable!("Bundle::open bounds the encoders"));
+        }
+        self.fusion.fuse(&tokens, &mut self.fused)?;
+        Ok(&self.fused)
+    }
+
+    /// The class that encoder `index` gave most to in its last token; none if its model has no logits.
+    #[must_use]
+    pub fn own_answer(&self, index: usize) -> Option<usize> {
+        likeliest(&self.stages[index].embedding.logits).map(|(class, _)| class)
+    }
+
+    /// Index of the class that means "nobody asks anything".
+    #[must_use]
+    pub fn none(&self) -> Option<usize> {
+        self.policy.none()
+    }
+
+    /// Intents of encoder `index`, if it has any.
+    #[must_use]
+    pub fn intents(&self, index: usize) -> Option<&Intents> {
+        self.intents[index].as_ref()
+    }
+
+    /// The likeliest intent of the last token of encoder `index`, its probability, and whether that reaches the threshold.
+    #[must_use]
+    pub fn last_intent(&self, index: usize) -> Option<(usize, f32, bool)> {
+        let (best, p) = likeliest(&self.stages[index].embedding.intents)?;
+        Some((best, p, p >= self.thresholds[index]))
+    }
+}
+
+fn load_catalogue(bundle: &Bundle, lang: &str) -> Result<Option<(Catalogue, Lang)>, PipelineError> {
+    let Some(path) = bundle.catalogue() else { return Ok(None) };
+    let text = std::fs::read_to_string(&path).map_err(|source| ConfigError::Read { path: path.clone(), source })?;
+    let intents: Vec<(Arc<str>, usize)> =
+        bundle.intents.iter().flatten().flat_map(|i| i.names.iter().cloned().zip(i.class.iter().copied())).collect();
+    let known = Known { labels: &bundle.labels, none: bundle.none, intents: &intents };
+    let catalogue = Catalogue::parse(&path, &text, known)?;
+    let lang = catalogue
+        .language(lang)
+        .map_err(|source| PipelineError::Language { catalogue: path.display().to_string(), source })?;
+    Ok(Some((catalogue, lang)))
+}
+
+fn load_fusion(bundle: &Bundle, stages: &[Stage], none_class: Option<usize>) -> Result<Fusion, PipelineError> {
+    let n_classes = bundle.labels.len();
+    let mismatch = |reason| PipelineError::Mismatch { bundle: bundle.dir.display().to_string(), reason };
+    let Some(spec) = &bundle.manifest.fusion else {
+        if stages.len() != 1 || !stages[0].encoder.has_logits() {
+            let reason = "without [fusion] there is exactly one encoder, and its model has an output `logits`";
+            return Err(mismatch(reason.into()));
+        }
+        return Ok(Fusion::of_one_encoder(n_classes, none_class));
+    };
+    let mut token_len = None;
+    for stage in stages {
+        let len = stage.encoder.token_len().ok_or_else(|| {
+            mismatch(format!("encoder {}: its model has no output `embedding`, which [fusion] needs", stage.name))
+        })?;
+        if *token_len.get_or_insert(len) != len {
+            let reason = format!("encoder {}: embedding of {len} values, the encoders before it have {token_len:?}", stage.name);
+            return Err(mismatch(reason));
+        }
+    }
+    let token_len = token_len.unwrap_or(0);
+    Ok(Fusion::load(spec, &bundle.dir, FusionShape { n_tokens: stages.len(), token_len, n_classes, none_class })?)
+}
+
+/// Whether there is a fresh token; an error is counted, logged and remembered as the reason why there is none.
+fn taken(stage: &mut Stage, result: Result<bool, StageError>) -> bool {
+    match result {
+        Ok(fresh) => fresh,
+        Err(error) => {
+            stage.counters.errors += 1;
+            warn!("{}: {error}", stage.name);
+            stage.last_error = Some(error.to_string().into());
+            false
+        }
+    }
+}
+
+/// Index and softmax probability of the largest logit; none for an empty slice.
+fn likeliest(logits: &[f32]) -> Option<(usize, f32)> {
+    let best = (0..logits.len()).max_by(|a, b| logits[*a].total_cmp(&logits[*b]))?;
+    let sum: f32 = logits.iter().map(|x| (x - logits[best]).exp()).sum();
+    Some((best, 1.0 / sum))
+}

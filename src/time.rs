@@ -111,6 +111,26 @@ impl Clock for MonotonicClock {
     }
 }
 
+/// A stopwatch for benchmarks: what a [`Clock`] is too coarse for.
+#[derive(Debug)]
+pub struct NanoTimer {
+    start: Instant,
+}
+
+impl NanoTimer {
+    /// Starts at this moment.
+    #[must_use]
+    pub fn start() -> Self {
+        NanoTimer { start: Instant::now() }
+    }
+
+    /// Nanoseconds since the start.
+    #[must_use]
+    pub fn elapsed_ns(&self) -> u64 {
+        u64::try_from(self.start.elapsed().as_nanos()).unwrap_or(u64::MAX)
+    }
+}
+
 /// A clock that stands still until someone waits on it: simulated time for tests and for replay at full speed.
 #[derive(Debug, Default)]
 pub struct VirtualClock {

@@ -144,7 +144,7 @@ impl Policy {
         &self.labels
     }
 
-    /// The smoothed probability at which a class is entered.
+    /// Probability from which a class is decided.
     #[must_use]
     pub fn enter(&self) -> f32 {
         self.enter

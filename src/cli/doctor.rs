@@ -1,0 +1,226 @@
+//! `attendant doctor`: what this machine offers and lacks, and the command that mends it.
+//!
+//! Reads the bundle and the kernel's files; opens no device.
+
+use std::fs;
+use std::path::Path;
+use std::process::ExitCode;
+
+use attendant::board::BOARD;
+use attendant::bundle::Bundle;
+use attendant::pipeline::{Options, Pipeline};
+use attendant::time::NanoTimer;
+
+use super::{Common, Failure};
+
+/// How a check went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Status {
+    Ok,
+    /// Works, but less well.
+    Warn,
+    /// Has to be mended first.
+    Fail,
+    /// There is nothing to check on this machine.
+    None,
+}
+
+#[derive(Debug, serde::Serialize)]
+struct Check {
+    name: &'static str,
+    status: Status,
+    /// What was found, and for anything but ok the next step.
+    text: String,
+}
+
+/// Runs the command.
+pub fn run(common: &Common) -> Result<ExitCode, Failure> {
+    let checks = [board(), cpu_check(), bundle(common), memory(), clock(), cameras(), microphones(), thermals()];
+    if common.json {
+        common.print_json(&checks)?;
+    } else {
+        for check in &checks {
+            let mark = match check.status {
+                Status::Ok => "ok  ",
+                Status::Warn => "warn",
+                Status::Fail => "FAIL",
+                Status::None => " -  ",
+            };
+            println!("{mark}  {:<12} {}", check.name, check.text);
+        }
+    }
+    let failed: Vec<&str> = checks.iter().filter(|c| c.status == Status::Fail).map(|c| c.name).collect();
+    if failed.is_empty() { Ok(ExitCode::SUCCESS) } else { Err(Failure::Check(format!("to be mended: {}", failed.join(", ")))) }
+}
+
+fn check(name: &'static str, status: Status, text: impl Into<String>) -> Check {
+    Check { name, status, text: text.into() }
+}
+
+fn board() -> Check {
+    let built = format!("built for {}: {}", BOARD.name, BOARD.description);
+    match fs::read_to_string("/proc/device-tree/model") {
+        Ok(model) => check("board", Status::Ok, format!("{built}; this is a {}", model.trim_end_matches('\0'))),
+        Err(_) => check("board", Status::Ok, built),
+    }
+}
+
+/// Architecture and the vector extensions that kernels may use.
+pub fn cpu() -> String {
+    let mut found: Vec<&str> = Vec::new();
+    #[cfg(target_arch = "x86_64")]
+    {
+        let has = [
+            ("avx2", std::arch::is_x86_feature_detected!("avx2")),
+            ("fma", std::arch::is_x86_feature_detected!("fma")),
+            ("avx512f", std::arch::is_x86_feature_detected!("avx512f")),
+            ("avx512vnni", std::arch::is_x86_feature_detected!("avx512vnni")),
+        ];
+        found.extend(has.iter().filter(|(_, has)| *has).map(|(name, _)| *name));
+    }
+    #[cfg(target_arch = "aarch64")]
+    {
+        let has = [
+            ("neon", std::arch::is_aarch64_feature_detected!("neon")),
+            ("dotprod", std::arch::is_aarch64_feature_detected!("dotprod")),
+            ("i8mm", std::arch::is_aarch64_feature_detected!("i8mm")),
+        ];
+        found.extend(has.iter().filter(|(_, has)| *has).map(|(name, _)| *name));
+    }
+    format!("{} {}", std::env::consts::ARCH, found.join(" ")).trim_end().to_owned()
+}
+
+fn cpu_check() -> Check {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let text = format!("{}, {cores} cores", cpu());
+    if cores < BOARD.cpu.inference_threads {
+        let wanted = BOARD.cpu.inference_threads;
+        return check("cpu", Status::Warn, format!("{text}; the board file plans {wanted} inference threads"));
+    }
+    check("cpu", Status::Ok, text)
+}
+
+fn bundle(common: &Common) -> Check {
+    let timer = NanoTimer::start();
+    let loaded = attendant::bundle::locate(common.bundle.as_deref())
+        .and_then(|dir| Bundle::open(&dir))
+        .map_err(|e| e.to_string())
+        .and_then(|b| Pipeline::load(&b, &Options::default()).map(|p| (b, p)).map_err(|e| e.to_string()));
+    match loaded {
+        Ok((bundle, pipeline)) => {
+            let names: Vec<&str> = pipeline.modalities().map(|n| &**n).collect();
+            let ms = timer.elapsed_ns() as f64 / 1e6;
+            let text = format!("{} in {}: {}; loads in {ms:.0} ms", bundle.id, bundle.dir.display(), names.join(", "));
+            check("bundle", Status::Ok, text)
+        }
+        Err(error) => check("bundle", Status::Fail, error),
+    }
+}
+
+/// A field of a `/proc` file in `key: value kB` form.
+fn proc_kb(path: &str, key: &str) -> Option<u64> {
+    let text = fs::read_to_string(path).ok()?;
+    let line = text.lines().find_map(|l| l.strip_prefix(key)?.strip_prefix(':'))?;
+    line.split_whitespace().next()?.parse().ok()
+}
+
+/// Most memory this process has had resident, kB.
+pub fn peak_memory_kb() -> Option<u64> {
+    proc_kb("/proc/self/status", "VmHWM")
+}
+
+fn memory() -> Check {
+    let (Some(peak_kb), Some(free_kb)) = (peak_memory_kb(), proc_kb("/proc/meminfo", "MemAvailable")) else {
+        return check("memory", Status::None, "no /proc here to read it from");
+    };
+    let (budget_mb, peak_mb, free_mb) = (u64::from(BOARD.memory.budget_mb), peak_kb / 1000, free_kb / 1000);
+    let text = format!("this process {peak_mb} MB with the bundle loaded, budget {budget_mb} MB, {free_mb} MB available");
+    if peak_mb > budget_mb {
+        return check("memory", Status::Fail, format!("{text}; take a smaller bundle, or raise memory.budget_mb of the board"));
+    }
+    let status = if free_mb < budget_mb { Status::Warn } else { Status::Ok };
+    check("memory", status, text)
+}
+
+fn clock() -> Check {
+    let source = fs::read_to_string("/sys/devices/system/clocksource/clocksource0/current_clocksource");
+    let timer = NanoTimer::start();
+    let mut step_ns = 0;
+    while step_ns == 0 {
+        step_ns = timer.elapsed_ns();
+    }
+    let source = source.map_or("unknown".to_owned(), |s| s.trim().to_owned());
+    let text = format!("monotonic, source {source}, finest step seen {step_ns} ns");
+    let status = if step_ns > 100_000 { Status::Warn } else { Status::Ok };
+    check("clock", status, text)
+}
+
+/// Entries of `dir` that start with `prefix`, sorted.
+fn entries(dir: &str, prefix: &str) -> Vec<String> {
+    let names = fs::read_dir(dir).into_iter().flatten().flatten();
+    let mut names: Vec<String> =
+        names.filter_map(|e| e.file_name().into_string().ok()).filter(|n| n.starts_with(prefix)).collect();
+    names.sort_unstable();
+    names
+}
+
+fn cameras() -> Check {
+    let found = entries("/dev", "video");
+    let by_id = entries("/dev/v4l/by-id", "");
+    if found.is_empty() {
+        return check("cameras", Status::None, "no /dev/video*; files and recordings can be played");
+    }
+    let closed: Vec<&String> = found.iter().filter(|n| !readable(&format!("/dev/{n}"))).collect();
+    if !closed.is_empty() {
+        let text = format!("no permission for {closed:?}; run `sudo usermod -aG video $USER` and log in again");
+        return check("cameras", Status::Fail, text);
+    }
+    check("cameras", Status::Ok, format!("{}; by id: {}", found.join(", "), by_id.join(", ")))
+}
+
+fn microphones() -> Check {
+    let cards = fs::read_to_string("/proc/asound/cards").unwrap_or_default();
+    let names: Vec<&str> = cards.lines().filter(|l| l.contains("]:")).map(str::trim).collect();
+    let capture: Vec<String> = entries("/dev/snd", "pcmC").into_iter().filter(|n| n.ends_with('c')).collect();
+    if capture.is_empty() {
+        return check("microphones", Status::None, "no capture device in /dev/snd; files and recordings can be played");
+    }
+    if let Some(closed) = capture.iter().find(|n| !readable(&format!("/dev/snd/{n}"))) {
+        let text = format!("no permission for {closed}; run `sudo usermod -aG audio $USER` and log in again");
+        return check("microphones", Status::Fail, text);
+    }
+    check("microphones", Status::Ok, names.join("; "))
+}
+
+/// Whether the file's permission bits and owner let this process read it, found out without opening a device.
+fn readable(path: &str) -> bool {
+    use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+    let Ok(meta) = fs::metadata(Path::new(path)) else { return false };
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ids = |key: &str| -> Vec<u32> {
+        let line = status.lines().find_map(|l| l.strip_prefix(key)).unwrap_or_default();
+        line.split_whitespace().filter_map(|x| x.parse().ok()).collect()
+    };
+    let (uids, gids, groups) = (ids("Uid:"), ids("Gid:"), ids("Groups:"));
+    let mode = meta.permissions().mode();
+    uids.contains(&0)
+        || (uids.contains(&meta.uid()) && mode & 0o400 != 0)
+        || ((gids.contains(&meta.gid()) || groups.contains(&meta.gid())) && mode & 0o040 != 0)
+        || mode & 0o004 != 0
+}
+
+fn thermals() -> Check {
+    let zones = entries("/sys/class/thermal", "thermal_zone");
+    let celsius = |zone: &String| -> Option<f64> {
+        let text = fs::read_to_string(format!("/sys/class/thermal/{zone}/temp")).ok()?;
+        Some(text.trim().parse::<f64>().ok()? / 1000.0)
+    };
+    match zones.iter().filter_map(celsius).reduce(f64::max) {
+        None => check("thermals", Status::None, "no thermal zone"),
+        Some(hottest) if hottest >= 80.0 => {
+            check("thermals", Status::Warn, format!("{hottest:.0} C: boards throttle from 80 C; improve the cooling"))
+        }
+        Some(hottest) => check("thermals", Status::Ok, format!("{hottest:.0} C")),
+    }
+}

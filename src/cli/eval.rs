@@ -1,0 +1,392 @@
+//! `attendant eval`: labelled rows through the bundle, by the code that `run` uses.
+//!
+//! A row's picture, clip and text each become one token at the same time; the fused argmax is the answer. Rows are paired
+//! by whoever made the file: say whether the modalities were recorded together. A `.wav` or `.mcap` instead of rows is
+//! played as a stream, and its decisions are counted: hits, misses, false alarms per hour.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{BufRead as _, BufReader, BufWriter, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use attendant::capture::{image, wav};
+use attendant::decide::score::{self, Proportion, Scorer};
+use attendant::pipeline::{Input, Options, Pipeline};
+use attendant::signal::Frame;
+use clap::Args;
+use indicatif::{ProgressBar, ProgressStyle};
+
+use super::{Common, Failure, table};
+
+/// Arguments of `eval`.
+#[derive(Debug, Args)]
+pub struct EvalArguments {
+    /// Rows {"image":path,"audio":path,"text":string,"label":string}, any modality absent; or a .wav or .mcap to play as a stream
+    ///
+    /// Paths are relative to the file's own directory. A label is a class of the bundle, one of its intents, or `oos`.
+    file: PathBuf,
+    /// Exit with 1 when the fused accuracy is below this share
+    #[arg(long, value_name = "SHARE")]
+    min: Option<f64>,
+    /// Write one JSON line a row: label, answer, probabilities
+    #[arg(long, value_name = "FILE.jsonl")]
+    predictions: Option<PathBuf>,
+}
+
+/// One labelled row.
+#[derive(Clone, Debug)]
+pub struct Row {
+    /// Line in the file, from 1.
+    pub line: usize,
+    /// Picture file.
+    pub image: Option<PathBuf>,
+    /// Sound file.
+    pub audio: Option<PathBuf>,
+    /// Text.
+    pub text: Option<String>,
+    /// Expected answer; absent in rows that are only exported.
+    pub label: Option<String>,
+}
+
+#[derive(serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawRow {
+    image: Option<PathBuf>,
+    audio: Option<PathBuf>,
+    text: Option<String>,
+    label: Option<String>,
+}
+
+/// Most bytes of one row: a text field of 10 MB is legal, an endless line is not.
+const ROW_BYTES_MAX: usize = 16 << 20;
+
+/// Reads the rows of `path`.
+///
+/// # Errors
+/// [`Failure::Input`] naming file and line.
+pub fn read_rows(path: &Path) -> Result<Vec<Row>, Failure> {
+    let unreadable = |e: std::io::Error| Failure::Input(format!("{}: {e}", path.display()));
+    let folder = path.parent().unwrap_or(Path::new(""));
+    let mut reader = BufReader::new(File::open(path).map_err(unreadable)?);
+    let (mut rows, mut bytes, mut line) = (Vec::new(), Vec::new(), 0);
+    loop {
+        bytes.clear();
+        let read = std::io::Read::take(&mut reader, ROW_BYTES_MAX as u64).read_until(b'\n', &mut bytes).map_err(unreadable)?;
+        if read == 0 {
+            break;
+        }
+        line += 1;
+        if read == ROW_BYTES_MAX {
+            let message = format!("{}:{line}: row is longer than {ROW_BYTES_MAX} bytes", path.display());
+            return Err(Failure::Input(message));
+        }
+        // text from outside may hold any bytes; the row is still a row
+        let text = String::from_utf8_lossy(&bytes);
+        if text.trim().is_empty() {
+            continue;
+        }
+        let raw: RawRow = serde_json::from_str(&text).map_err(|e| {
+            Failure::Input(format!("{}:{line}: {e}; a row has image, audio, text, label", path.display()))
+        })?;
+        let (image, audio) = (raw.image.map(|p| folder.join(p)), raw.audio.map(|p| folder.join(p)));
+        rows.push(Row { line, image, audio, text: raw.text, label: raw.label });
+    }
+    if rows.is_empty() {
+        return Err(Failure::Input(format!("{}: no rows", path.display())));
+    }
+    Ok(rows)
+}
+
+/// What `eval` prints.
+#[derive(serde::Serialize)]
+struct Report {
+    file: PathBuf,
+    bundle: String,
+    rows: usize,
+    /// The fusion with everything the row has: accuracy, calibration, confusion.
+    fused: score::Report,
+    /// Class labels, in the order of the confusion.
+    labels: Vec<String>,
+    /// Each encoder's own head.
+    alone: BTreeMap<String, Proportion>,
+    /// The fusion with every subset of the modalities, over the rows that have them all.
+    ablations: Vec<Ablation>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    intents: Option<Intents>,
+}
+
+#[derive(serde::Serialize)]
+struct Ablation {
+    modalities: Vec<String>,
+    accuracy: Proportion,
+}
+
+/// Scores of the encoder with intents, over rows labelled by intent.
+#[derive(serde::Serialize)]
+struct Intents {
+    /// In-scope rows whose likeliest intent is right, whatever its probability.
+    accuracy: Proportion,
+    /// The same, where a rejected row counts as wrong.
+    accuracy_with_threshold: Proportion,
+    /// `oos` rows that were rejected.
+    oos_recall: Proportion,
+    /// Rejected rows that were `oos`.
+    oos_precision: Proportion,
+}
+
+/// What a row's label means.
+#[derive(Clone, Copy)]
+struct Target {
+    class: usize,
+    intent: IntentTarget,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum IntentTarget {
+    /// The label is a class.
+    Unknown,
+    Known(usize),
+    OutOfScope,
+}
+
+/// Runs the command.
+pub fn run(common: &Common, args: &EvalArguments) -> Result<ExitCode, Failure> {
+    let bundle = common.open_bundle()?;
+    let mut pipeline = Pipeline::load(&bundle, &Options::default())?;
+    let extension = args.file.extension().and_then(|e| e.to_str()).unwrap_or_default().to_ascii_lowercase();
+    if extension == "wav" || extension == "mcap" {
+        return super::stream::run(common, args.file.as_path(), &extension, &mut pipeline);
+    }
+    let rows = read_rows(&args.file)?;
+    let scored = score_rows(&rows, &mut pipeline, args)?;
+    let report = scored.report(args.file.clone(), bundle.id.to_string(), &pipeline);
+    if common.json {
+        common.print_json(&report)?;
+    } else {
+        print_report(&report);
+    }
+    match args.min {
+        Some(min) if report.fused.accuracy.rate < min => {
+            Err(Failure::Check(format!("fused accuracy {:.4} is below --min {min}", report.fused.accuracy.rate)))
+        }
+        _ => Ok(ExitCode::SUCCESS),
+    }
+}
+
+/// Everything that is counted while the rows go by.
+struct Scored {
+    rows: usize,
+    alone: Vec<(u64, u64)>,
+    /// By bit mask of the modalities that take part.
+    subsets: BTreeMap<usize, (u64, u64)>,
+    fused: Scorer,
+    intents: IntentCounts,
+}
+
+#[derive(Default)]
+struct IntentCounts {
+    in_scope: u64,
+    right: u64,
+    right_accepted: u64,
+    oos: u64,
+    oos_rejected: u64,
+    rejected: u64,
+}
+
+fn score_rows(rows: &[Row], pipeline: &mut Pipeline, args: &EvalArguments) -> Result<Scored, Failure> {
+    let names: Vec<Arc<str>> = pipeline.modalities().cloned().collect();
+    let labels = pipeline.labels().to_vec();
+    let mut scored = Scored {
+        rows: rows.len(),
+        alone: vec![(0, 0); names.len()],
+        subsets: BTreeMap::new(),
+        fused: Scorer::new(labels.len()),
+        intents: IntentCounts::default(),
+    };
+    let mut predictions = match &args.predictions {
+        None => None,
+        Some(path) => {
+            let failed = |source| Failure::Output { path: path.display().to_string(), source };
+            Some((path, BufWriter::new(File::create(path).map_err(failed)?)))
+        }
+    };
+    let style = ProgressStyle::with_template("{bar:40} {pos}/{len} rows  {eta}").expect("a constant template");
+    let bar = ProgressBar::new(rows.len() as u64).with_style(style);
+    let mut frame = Frame::default();
+    for row in rows {
+        let target = target_of(row, pipeline, &args.file)?;
+        let mut present = vec![false; names.len()];
+        for (i, present) in present.iter_mut().enumerate() {
+            *present = encode_row(row, i, pipeline, &mut frame, &args.file)?;
+            if !*present {
+                continue;
+            }
+            let right = pipeline.own_answer(i).map(|answer| answer == target.class);
+            if let Some(right) = right {
+                count(&mut scored.alone[i], right);
+            }
+            scored.intents.count(pipeline.last_intent(i), target.intent);
+        }
+        let all = present.iter().enumerate().fold(0, |m, (i, p)| m | usize::from(*p) << i);
+        if all == 0 {
+            let message = format!("{}:{}: the row has no input for this bundle", args.file.display(), row.line);
+            return Err(Failure::Input(message));
+        }
+        for subset in (1..=all).filter(|s| s & !all == 0) {
+            let mask: Vec<bool> = (0..names.len()).map(|i| subset >> i & 1 == 1).collect();
+            let fused = pipeline.fuse(&mask)?;
+            count(scored.subsets.entry(subset).or_default(), fused.class == target.class);
+            if subset == all {
+                let (top, p) = (fused.class, fused.probabilities.as_slice());
+                let added = scored.fused.add(p, target.class);
+                added.map_err(|e| Failure::Input(format!("{}:{}: {e}", args.file.display(), row.line)))?;
+                if let Some((path, file)) = &mut predictions {
+                    let line = serde_json::json!({ "line": row.line, "label": labels[target.class], "answer": labels[top], "p": p });
+                    let written = writeln!(file, "{line}");
+                    written.map_err(|source| Failure::Output { path: path.display().to_string(), source })?;
+                }
+            }
+        }
+        bar.inc(1);
+    }
+    bar.finish_and_clear();
+    if let Some((path, mut file)) = predictions {
+        file.flush().map_err(|source| Failure::Output { path: path.display().to_string(), source })?;
+    }
+    Ok(scored)
+}
+
+fn count(counts: &mut (u64, u64), right: bool) {
+    counts.0 += u64::from(right);
+    counts.1 += 1;
+}
+
+/// Encodes the row's input for encoder `i`, if it has one.
+fn encode_row(row: &Row, i: usize, pipeline: &mut Pipeline, frame: &mut Frame, file: &Path) -> Result<bool, Failure> {
+    let named = |path: &Path, e| Failure::Input(format!("{}:{}: {}: {e}", file.display(), row.line, path.display()));
+    match (pipeline.kind(i), &row.image, &row.audio, &row.text) {
+        ("image", Some(path), _, _) => {
+            image::read_image(path, frame)?;
+            pipeline.encode(i, Input::Frame(frame)).map_err(|e| named(path, e))?;
+        }
+        ("audio", _, Some(path), _) => {
+            let (samples, rate_hz) = wav::read_clip(path)?;
+            pipeline.encode(i, Input::Clip { samples: &samples, rate_hz }).map_err(|e| named(path, e))?;
+        }
+        ("text", _, _, Some(text)) => {
+            pipeline.encode(i, Input::Text(text)).map_err(|e| named(Path::new("text"), e))?;
+        }
+        _ => return Ok(false),
+    }
+    Ok(true)
+}
+
+/// Finds the class that a label means.
+fn target_of(row: &Row, pipeline: &Pipeline, file: &Path) -> Result<Target, Failure> {
+    let labels = pipeline.labels();
+    let at = || format!("{}:{}", file.display(), row.line);
+    let label = row.label.as_deref().ok_or_else(|| Failure::Input(format!("{}: the row has no label", at())))?;
+    if let Some(class) = labels.iter().position(|l| **l == *label) {
+        return Ok(Target { class, intent: IntentTarget::Unknown });
+    }
+    for i in 0..pipeline.modalities().count() {
+        let Some(intents) = pipeline.intents(i) else { continue };
+        if let Some(intent) = intents.names.iter().position(|name| **name == *label) {
+            return Ok(Target { class: intents.class[intent], intent: IntentTarget::Known(intent) });
+        }
+        if label == "oos" {
+            let none = pipeline.none().ok_or_else(|| Failure::Input(format!("{}: oos, but the bundle has no none", at())))?;
+            return Ok(Target { class: none, intent: IntentTarget::OutOfScope });
+        }
+    }
+    let known = labels.iter().map(|l| &**l).collect::<Vec<_>>().join(", ");
+    Err(Failure::Input(format!("{}: label {label:?} is no class ({known}), no intent and not oos", at())))
+}
+
+impl IntentCounts {
+    fn count(&mut self, answer: Option<(usize, f32, bool)>, target: IntentTarget) {
+        let Some((intent, _, accepted)) = answer else { return };
+        match target {
+            IntentTarget::Unknown => return,
+            IntentTarget::Known(expected) => {
+                self.in_scope += 1;
+                self.right += u64::from(intent == expected);
+                self.right_accepted += u64::from(intent == expected && accepted);
+            }
+            IntentTarget::OutOfScope => {
+                self.oos += 1;
+                self.oos_rejected += u64::from(!accepted);
+            }
+        }
+        self.rejected += u64::from(!accepted);
+    }
+
+    fn report(&self) -> Option<Intents> {
+        (self.in_scope + self.oos > 0).then(|| Intents {
+            accuracy: Proportion::new(self.right, self.in_scope),
+            accuracy_with_threshold: Proportion::new(self.right_accepted, self.in_scope),
+            oos_recall: Proportion::new(self.oos_rejected, self.oos),
+            oos_precision: Proportion::new(self.oos_rejected, self.rejected),
+        })
+    }
+}
+
+impl Scored {
+    fn report(self, file: PathBuf, bundle: String, pipeline: &Pipeline) -> Report {
+        let names: Vec<String> = pipeline.modalities().map(|n| n.to_string()).collect();
+        let of = |(right, n): (u64, u64)| Proportion::new(right, n);
+        let mut ablations: Vec<(usize, (u64, u64))> = self.subsets.into_iter().collect();
+        ablations.sort_by_key(|(mask, _)| (mask.count_ones(), *mask));
+        Report {
+            file,
+            bundle,
+            rows: self.rows,
+            fused: self.fused.report(),
+            labels: pipeline.labels().iter().map(ToString::to_string).collect(),
+            alone: names.iter().cloned().zip(self.alone).filter(|(_, c)| c.1 > 0).map(|(n, c)| (n, of(c))).collect(),
+            ablations: ablations
+                .into_iter()
+                .map(|(mask, counts)| {
+                    let taking_part = names.iter().enumerate().filter(|(i, _)| mask >> i & 1 == 1);
+                    Ablation { modalities: taking_part.map(|(_, n)| n.clone()).collect(), accuracy: of(counts) }
+                })
+                .collect(),
+            intents: self.intents.report(),
+        }
+    }
+}
+
+fn print_report(report: &Report) {
+    let cells = |name: String, s: &Proportion| {
+        vec![name, format!("{:.2} %", 100.0 * s.rate), format!("{:.1}-{:.1}", 100.0 * s.low, 100.0 * s.high), s.of.to_string()]
+    };
+    let head = |name: &str| vec![name.to_owned(), "accuracy".into(), "95 %".into(), "rows".into()];
+    println!("{}: {} rows, bundle {}", report.file.display(), report.rows, report.bundle);
+    println!("The modalities of a row are paired by whoever made the file; they need not have been recorded together.\n");
+    let mut rows = vec![head("fused"), cells("all present".into(), &report.fused.accuracy)];
+    rows.push(vec![]);
+    rows.push(head("alone (own head)"));
+    rows.extend(report.alone.iter().map(|(name, share)| cells(name.clone(), share)));
+    rows.push(vec![]);
+    rows.push(head("fused, only"));
+    rows.extend(report.ablations.iter().map(|a| cells(a.modalities.join(" + "), &a.accuracy)));
+    if let Some(intents) = &report.intents {
+        rows.push(vec![]);
+        rows.push(head("intents"));
+        rows.push(cells("accuracy".into(), &intents.accuracy));
+        rows.push(cells("accuracy, threshold applied".into(), &intents.accuracy_with_threshold));
+        rows.push(cells("out-of-scope recall".into(), &intents.oos_recall));
+        rows.push(cells("out-of-scope precision".into(), &intents.oos_precision));
+    }
+    print!("{}", table::render(&rows));
+    println!("\ncalibration: ECE {:.2} %, Brier {:.4}", 100.0 * report.fused.ece, report.fused.brier);
+    let short = |l: &String| l.trim_start_matches("desk_").to_owned();
+    let labels = &report.labels;
+    let mut rows = vec![[vec!["true \\ answer".to_owned()], labels.iter().map(short).collect()].concat()];
+    for (label, counts) in labels.iter().zip(&report.fused.confusion) {
+        rows.push([vec![label.clone()], counts.iter().map(ToString::to_string).collect()].concat());
+    }
+    println!("\n{}", table::render(&rows));
+}

@@ -1,0 +1,204 @@
+//! The command line: arguments, logging, exit codes, and one file a command.
+//!
+//! A command prints for people on a terminal and JSON with `--json`; logs go to stderr. Exit codes are in [`Failure`].
+
+mod bench;
+mod boards;
+mod doctor;
+mod eval;
+mod features;
+mod inspect;
+mod npy;
+mod run;
+mod stream;
+mod table;
+
+use std::io::{self, Write as _};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use attendant::bundle::{Bundle, BundleError};
+use attendant::capture::CaptureError;
+use attendant::config::ConfigError;
+use attendant::emit::SinkError;
+use attendant::infer::InferError;
+use attendant::pipeline::PipelineError;
+use attendant::preprocess::PreprocessError;
+use clap::{CommandFactory as _, Parser, Subcommand};
+
+/// On-device multimodal advisor: camera, microphone, text and sensors in, fused advice out.
+///
+/// Without a command it does `run`: the board's sources, or, where none are configured, the bundle's demo recording.
+#[derive(Debug, Parser)]
+#[command(version, about, long_about, after_help = EXIT_CODES)]
+pub struct Arguments {
+    #[command(subcommand)]
+    command: Option<Command>,
+    /// Bundle directory; else $ATTENDANT_BUNDLE, ./models/<bundle of the board>, the installed one
+    #[arg(long, global = true, value_name = "DIR")]
+    bundle: Option<PathBuf>,
+    /// JSON on stdout instead of text for people
+    #[arg(long, global = true)]
+    json: bool,
+    /// More log on stderr: -v changes of state and counters, -vv every window
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    verbose: u8,
+}
+
+/// What [`Failure::exit_code`] promises, for `--help`.
+const EXIT_CODES: &str = "Exit codes: 0 done; 1 the check failed (doctor, eval --min); 2 wrong usage; 3 bundle, model or \
+configuration cannot be used; 4 an input cannot be read; 5 an output cannot be written; 6 a working input lost its last source";
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Watch the sources, decide, advise (the default)
+    Run(run::RunArguments),
+    /// Score the bundle on labelled rows: {"image":path,"audio":path,"text":string,"label":string}
+    Eval(eval::EvalArguments),
+    /// What is in a bundle or an ONNX model: operators, shapes, what runs in int8, what is unsupported and why
+    Inspect(inspect::InspectArguments),
+    /// Time the bundle's decision step, stage by stage
+    Bench(bench::BenchArguments),
+    /// The boards this source tree knows, and the one this binary was built for
+    Boards,
+    /// What this machine offers and lacks: bundle, CPU features, clock, devices, memory
+    Doctor,
+    /// Export preprocessed tensors as .npy: what training reads
+    Features(features::FeaturesArguments),
+    /// Print the completion script of a shell
+    Completions {
+        /// Which shell
+        shell: clap_complete::Shell,
+    },
+}
+
+/// Why a command ended early; decides the exit code.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// 1: the command did its work and the answer is no.
+    #[error("{0}")]
+    Check(String),
+    /// 2: arguments that do not fit together.
+    #[error("{0}")]
+    Usage(String),
+    /// 3: the bundle.
+    #[error(transparent)]
+    Bundle(#[from] BundleError),
+    /// 3: a configuration file.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// 3: a model.
+    #[error(transparent)]
+    Infer(#[from] InferError),
+    /// 3: the bundle's parts do not fit each other.
+    #[error(transparent)]
+    Pipeline(#[from] PipelineError),
+    /// 4: an input.
+    #[error(transparent)]
+    Capture(#[from] CaptureError),
+    /// 4: an input that cannot be preprocessed.
+    #[error("{name}: {source}")]
+    Preprocess {
+        /// The input.
+        name: String,
+        /// Why.
+        source: PreprocessError,
+    },
+    /// 4: an input that is not what it should be.
+    #[error("{0}")]
+    Input(String),
+    /// 5: an output.
+    #[error("{path}: {source}")]
+    Output {
+        /// The file, or `stdout`.
+        path: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// 5: a sink.
+    #[error(transparent)]
+    Sink(#[from] SinkError),
+    /// 6: every source has failed for good.
+    #[error("{0}")]
+    Sources(String),
+}
+
+impl Failure {
+    /// The documented exit code.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Failure::Check(_) => 1,
+            Failure::Usage(_) => 2,
+            Failure::Bundle(_) | Failure::Config(_) | Failure::Infer(_) | Failure::Pipeline(_) => 3,
+            Failure::Capture(_) | Failure::Preprocess { .. } | Failure::Input(_) => 4,
+            Failure::Output { .. } | Failure::Sink(_) => 5,
+            Failure::Sources(_) => 6,
+        }
+    }
+
+    /// An error of writing to stdout.
+    pub fn stdout(source: io::Error) -> Self {
+        Failure::Output { path: "stdout".into(), source }
+    }
+}
+
+/// Logs go to stderr; `RUST_LOG` wins over `-v`.
+pub fn logging(arguments: &Arguments) {
+    let level = match arguments.verbose {
+        0 => log::LevelFilter::Warn,
+        1 => log::LevelFilter::Info,
+        _ => log::LevelFilter::Debug,
+    };
+    let mut builder = env_logger::Builder::new();
+    // the engine's own logs speak to its developers
+    builder.filter_level(level).filter_module("tract", log::LevelFilter::Error).format_target(false);
+    builder.parse_default_env().init();
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// [`Failure`], whose text is the message for the user.
+pub fn dispatch(arguments: Arguments) -> Result<ExitCode, Failure> {
+    let Arguments { command, bundle, json, .. } = arguments;
+    let common = Common { bundle, json };
+    match command.unwrap_or_else(|| Command::Run(run::RunArguments::default())) {
+        Command::Run(args) => run::run(&common, &args),
+        Command::Eval(args) => eval::run(&common, &args),
+        Command::Inspect(args) => inspect::run(&common, &args),
+        Command::Bench(args) => bench::run(&common, &args),
+        Command::Boards => boards::run(&common),
+        Command::Doctor => doctor::run(&common),
+        Command::Features(args) => features::run(&common, &args),
+        Command::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Arguments::command(), "attendant", &mut script);
+            io::stdout().write_all(&script).map_err(Failure::stdout)?;
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}
+
+/// What every command may ask for.
+#[derive(Debug)]
+pub struct Common {
+    /// `--bundle`.
+    pub bundle: Option<PathBuf>,
+    /// `--json`.
+    pub json: bool,
+}
+
+impl Common {
+    /// The bundle to work with, opened and checked.
+    pub fn open_bundle(&self) -> Result<Bundle, Failure> {
+        let dir = attendant::bundle::locate(self.bundle.as_deref())?;
+        Ok(Bundle::open(&dir)?)
+    }
+
+    /// Prints `value` as one JSON document.
+    pub fn print_json(&self, value: &impl serde::Serialize) -> Result<(), Failure> {
+        let mut out = io::stdout().lock();
+        serde_json::to_writer_pretty(&mut out, value).map_err(|e| Failure::stdout(e.into()))?;
+        writeln!(out).map_err(Failure::stdout)
+    }
+}

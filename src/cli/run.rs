@@ -1,0 +1,207 @@
+//! `attendant run`: the sources through the bundle, advice on the terminal or as JSON lines.
+
+use std::fs::OpenOptions;
+use std::io::{self, IsTerminal as _};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use attendant::bundle::Bundle;
+use attendant::capture::recording::{Recording, Survey, Truth};
+use attendant::capture::text::LineText;
+use attendant::capture::{Camera, Mic, TextSource, image, video, wav};
+use attendant::emit::summary::{Seen, Summary};
+use attendant::emit::{JsonLines, LiveView, LiveViewOptions, Sink, SinkError};
+use attendant::pipeline::{Options, Pipeline};
+use attendant::signal::Event;
+use attendant::supervise::{self, FileFeed, LiveSource, Opener, Outcome, Pacing, PlayError};
+use attendant::time::{Clock, Micros, MonotonicClock};
+use clap::Args;
+
+use super::{Common, Failure};
+
+/// Arguments of `run`.
+#[derive(Clone, Debug, Default, Args)]
+pub struct RunArguments {
+    /// Recording to play; without it and without sources, the bundle's demo
+    recording: Option<PathBuf>,
+    /// Camera: a picture, a directory of pictures, or a .y4m, .mjpeg, .avi video
+    #[arg(long, value_name = "PATH", conflicts_with = "recording")]
+    camera: Option<PathBuf>,
+    /// Microphone: a .wav file
+    #[arg(long, value_name = "PATH", conflicts_with = "recording")]
+    mic: Option<PathBuf>,
+    /// Typed requests: a text file, one a line, or - for the terminal
+    #[arg(long, value_name = "PATH", conflicts_with = "recording")]
+    text: Option<PathBuf>,
+    /// Pictures per second of still pictures given as --camera
+    #[arg(long, value_name = "HZ", default_value = "5")]
+    picture_hz: Option<f32>,
+    /// 1 plays at real speed, max as fast as possible; the events are the same
+    #[arg(long, value_name = "1|max")]
+    speed: Option<Speed>,
+    /// Language of the advice
+    #[arg(long, value_name = "TAG")]
+    lang: Option<String>,
+    /// Also write every event as a JSON line to this file
+    #[arg(long, value_name = "FILE.jsonl")]
+    events: Option<PathBuf>,
+}
+
+/// How fast files are played.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Speed {
+    /// Real speed.
+    #[value(name = "1")]
+    Real,
+    /// As fast as possible.
+    Max,
+}
+
+/// Runs the command.
+pub fn run(common: &Common, args: &RunArguments) -> Result<ExitCode, Failure> {
+    let clock: Arc<dyn Clock> = Arc::new(MonotonicClock::new());
+    let bundle = common.open_bundle()?;
+    let mut options = Options::default();
+    if let Some(lang) = &args.lang {
+        options.lang.clone_from(lang);
+    }
+    let mut pipeline = Pipeline::load(&bundle, &options)?;
+    let stop = stop_on_signal()?;
+    let from_terminal = args.text.as_deref() == Some(Path::new("-"));
+    if from_terminal {
+        if args.speed == Some(Speed::Max) {
+            return Err(Failure::Usage("--speed max: --text - waits for a person; give a file, or leave --speed out".into()));
+        }
+        return run_live(common, args, &mut pipeline, &clock, &stop);
+    }
+    let pacing = if args.speed == Some(Speed::Max) { Pacing::Max } else { Pacing::RealTime };
+    let mut shown = Seen::default();
+    let truths;
+    let outcome = if args.camera.is_some() || args.mic.is_some() || args.text.is_some() {
+        truths = Vec::new();
+        let mut feed = files(args)?;
+        let mut sinks = sinks(common, args, &mut shown)?;
+        supervise::play(&mut feed, &mut pipeline, &*clock, pacing, &mut sinks, &stop)
+    } else {
+        let path = recording_of(args, &bundle)?;
+        truths = Survey::of(&path)?.truths;
+        let mut feed = Recording::open(&path)?;
+        let mut sinks = sinks(common, args, &mut shown)?;
+        supervise::play(&mut feed, &mut pipeline, &*clock, pacing, &mut sinks, &stop)
+    };
+    let outcome = outcome.map_err(|e| match e {
+        PlayError::Capture(e) => Failure::Capture(e),
+        PlayError::Sink(e) => Failure::Sink(e),
+    })?;
+    finish(common, &pipeline, &truths, &shown, &outcome)
+}
+
+/// The recording to play when no source is given.
+fn recording_of(args: &RunArguments, bundle: &Bundle) -> Result<PathBuf, Failure> {
+    match (&args.recording, bundle.demo()) {
+        (Some(path), _) => Ok(path.clone()),
+        (None, Some(path)) => Ok(path),
+        (None, None) => Err(Failure::Usage(format!(
+            "bundle {} has no demo recording; name a recording, or sources with --camera, --mic, --text",
+            bundle.id
+        ))),
+    }
+}
+
+fn open_camera(path: &Path, picture_hz: f32) -> Result<Box<dyn Camera>, attendant::capture::CaptureError> {
+    Ok(if video::is_video(path) {
+        Box::new(video::VideoCamera::open(path)?)
+    } else {
+        Box::new(image::ImageCamera::open(path, picture_hz)?)
+    })
+}
+
+fn files(args: &RunArguments) -> Result<FileFeed, Failure> {
+    let mut feed = FileFeed::default();
+    if let Some(path) = &args.camera {
+        feed.camera("camera", open_camera(path, args.picture_hz.unwrap_or(5.0))?);
+    }
+    if let Some(path) = &args.mic {
+        feed.mic("mic", Box::new(wav::WavMic::open(path)?));
+    }
+    if let Some(path) = &args.text {
+        feed.text("text", Box::new(LineText::open(path)?));
+    }
+    Ok(feed)
+}
+
+/// Files beside a terminal: every source on a thread of its own.
+fn run_live(
+    common: &Common,
+    args: &RunArguments,
+    pipeline: &mut Pipeline,
+    clock: &Arc<dyn Clock>,
+    stop: &AtomicBool,
+) -> Result<ExitCode, Failure> {
+    let mut sources = Vec::new();
+    if let Some(path) = args.camera.clone() {
+        let hz = args.picture_hz.unwrap_or(5.0);
+        open_camera(&path, hz)?;
+        let opener = Opener::Camera(Box::new(move || open_camera(&path, hz)));
+        sources.push(LiveSource { name: "camera".into(), paced: true, opener });
+    }
+    if let Some(path) = args.mic.clone() {
+        wav::WavMic::open(&path)?;
+        let opener = Opener::Mic(Box::new(move || Ok(Box::new(wav::WavMic::open(&path)?) as Box<dyn Mic>)));
+        sources.push(LiveSource { name: "mic".into(), paced: true, opener });
+    }
+    let reader_clock = Arc::clone(clock);
+    let opener = Opener::Text(Box::new(move || {
+        Ok(Box::new(LineText::timed("stdin", io::stdin(), Arc::clone(&reader_clock))) as Box<dyn TextSource>)
+    }));
+    sources.push(LiveSource { name: "text".into(), paced: false, opener });
+    let mut shown = Seen::default();
+    let outcome = {
+        let mut sinks = sinks(common, args, &mut shown)?;
+        supervise::live(sources, pipeline, clock, &mut sinks, stop)?
+    };
+    if !outcome.failed_sources.is_empty() {
+        return Err(Failure::Sources(format!("failed for good: {}", outcome.failed_sources.join(", "))));
+    }
+    finish(common, pipeline, &[], &shown, &outcome)
+}
+
+/// Where events go: the terminal or stdout, the file, and the memory for the summary.
+fn sinks<'a>(common: &Common, args: &RunArguments, seen: &'a mut Seen) -> Result<Vec<Box<dyn Sink + 'a>>, Failure> {
+    let mut sinks: Vec<Box<dyn Sink + 'a>> = vec![Box::new(seen)];
+    if common.json {
+        sinks.push(Box::new(JsonLines::new("stdout", io::stdout())));
+    } else {
+        sinks.push(Box::new(LiveView::new(io::stdout(), LiveViewOptions::for_terminal(io::stdout().is_terminal()))));
+    }
+    if let Some(path) = &args.events {
+        let failed = |source| Failure::Output { path: path.display().to_string(), source };
+        let file = OpenOptions::new().create(true).append(true).open(path).map_err(failed)?;
+        sinks.push(Box::new(JsonLines::new(path.display().to_string(), file)));
+    }
+    Ok(sinks)
+}
+
+fn finish(
+    common: &Common,
+    pipeline: &Pipeline,
+    truths: &[Truth],
+    seen: &Seen,
+    outcome: &Outcome,
+) -> Result<ExitCode, Failure> {
+    Ok(ExitCode::SUCCESS)
+}
+
+/// A flag that SIGINT and SIGTERM set, so that a run ends with its summary.
+fn stop_on_signal() -> Result<Arc<AtomicBool>, Failure> {
+    let stop = Arc::new(AtomicBool::new(false));
+    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
+        // the second signal ends the process at once, whatever hangs
+        let armed = signal_hook::flag::register_conditional_shutdown(signal, 130, Arc::clone(&stop))
+            .and_then(|_| signal_hook::flag::register(signal, Arc::clone(&stop)));
+        armed.map_err(|source| Failure::Output { path: "signal handler".into(), source })?;
+    }
+    Ok(stop)
+}

@@ -1,0 +1,402 @@
+//! A thread for every source that blocks, inference on the caller's thread.
+//!
+//! A source that fails is reported as a fault of its modality, reopened with backoff, and restarted if its thread's code
+//! panics; the others carry on. The run ends when every source has ended or failed for good, or when `stop` is set.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use log::{info, warn};
+
+use crate::board::BOARD;
+use crate::capture::{Camera, CaptureError, ErrorKind, Mic, Sensor, TextSource};
+use crate::emit::{Sink, SinkError};
+use crate::metrics::Histogram;
+use crate::pipeline::{Pipeline, TICK};
+use crate::queue::{Bounded, Latest, Taken, Wake, WhenFull};
+use crate::signal::{AudioBlock, Event, Frame, Reading, Sample, Utterance};
+use crate::time::{Clock, Micros};
+
+use super::{Outcome, SourceRestarts, available_at, emit_all, is_decision};
+
+/// First wait before a source is opened again; doubles up to [`BACKOFF_MAX`].
+const BACKOFF_MIN: Micros = Micros::from_ms(250);
+
+/// Longest wait before a source is opened again.
+const BACKOFF_MAX: Micros = Micros::from_ms(8000);
+
+/// Timeouts in a row after which a source counts as stalled and is reopened.
+const RETRIES_MAX: u32 = 8;
+
+/// How long threads have to finish when the run is over.
+const FAREWELL: Micros = Micros::from_ms(1500);
+
+/// Samples of one source handled before the others have their turn.
+const BURST: usize = 16;
+
+/// Opens a source, again and again if need be.
+pub enum Opener {
+    /// A camera: the newest frame wins.
+    Camera(Box<dyn FnMut() -> Result<Box<dyn Camera>, CaptureError> + Send>),
+    /// A microphone: the oldest block is dropped when the queue is full.
+    Mic(Box<dyn FnMut() -> Result<Box<dyn Mic>, CaptureError> + Send>),
+    /// Text: the writer waits.
+    Text(Box<dyn FnMut() -> Result<Box<dyn TextSource>, CaptureError> + Send>),
+    /// A sensor: the oldest reading is dropped when the queue is full.
+    Sensor(Box<dyn FnMut() -> Result<Box<dyn Sensor>, CaptureError> + Send>),
+}
+
+/// A source for [`live`].
+pub struct LiveSource {
+    /// Name that the bundle's encoders refer to.
+    pub name: Arc<str>,
+    /// Whether the samples' times start at 0 and are to be played at their own speed (files), or are the clock's (devices).
+    pub paced: bool,
+    /// How to open it.
+    pub opener: Opener,
+}
+
+/// What a thread had to do.
+#[derive(Debug, Default)]
+struct Restarts {
+    reopened: AtomicU64,
+    panics: AtomicU64,
+    dropped: AtomicU64,
+}
+
+/// Between a source's thread and the pipeline.
+enum Lane {
+    Newest(Latest<Sample>),
+    Queue(Bounded<Sample>),
+}
+
+impl Lane {
+    fn for_opener(opener: &Opener, wake: &Wake) -> Self {
+        match opener {
+            Opener::Camera(_) => Lane::Newest(Latest::new(wake)),
+            Opener::Mic(_) => Lane::Queue(Bounded::new(BOARD.audio.queue_len, WhenFull::DropOldest, wake)),
+            Opener::Text(_) => {
+                let patience = WhenFull::Wait(Duration::from_secs(1));
+                Lane::Queue(Bounded::new(BOARD.text.queue_len, patience, wake))
+            }
+            Opener::Sensor(_) => Lane::Queue(Bounded::new(BOARD.sensor.queue_len, WhenFull::DropOldest, wake)),
+        }
+    }
+
+    /// Swaps the sample in; what a full lane does is its kind's rule, and is counted there.
+    fn put(&self, sample: &mut Sample) {
+        match self {
+            Lane::Newest(slot) => _ = slot.put(sample),
+            Lane::Queue(queue) => _ = queue.push(sample),
+        }
+    }
+
+    fn take(&self, into: &mut Sample) -> Taken {
+        match self {
+            Lane::Newest(slot) => slot.take(into),
+            Lane::Queue(queue) => queue.pop(into),
+        }
+    }
+
+    fn close(&self) {
+        match self {
+            Lane::Newest(slot) => slot.close(),
+            Lane::Queue(queue) => queue.close(),
+        }
+    }
+}
+
+/// A device behind one call.
+enum Device {
+    Camera(Box<dyn Camera>),
+    Mic(Box<dyn Mic>),
+    Text(Box<dyn TextSource>),
+    Sensor(Box<dyn Sensor>),
+}
+
+impl Device {
+    fn open(opener: &mut Opener) -> Result<Self, CaptureError> {
+        Ok(match opener {
+            Opener::Camera(open) => Device::Camera(open()?),
+            Opener::Mic(open) => Device::Mic(open()?),
+            Opener::Text(open) => Device::Text(open()?),
+            Opener::Sensor(open) => Device::Sensor(open()?),
+        })
+    }
+
+    /// An empty sample of the kind that the device delivers.
+    fn blank(&self) -> Sample {
+        match self {
+            Device::Camera(_) => Sample::Frame(Frame::default()),
+            Device::Mic(_) => Sample::Audio(AudioBlock::default()),
+            Device::Text(_) => Sample::Text(Utterance::default()),
+            Device::Sensor(_) => Sample::Reading(Reading::default()),
+        }
+    }
+
+    fn read(&mut self, into: &mut Sample) -> Result<(), CaptureError> {
+        // a lane hands back whatever buffer it had, also that of a fault
+        if !matches!(
+            (&*self, &*into),
+            (Device::Camera(_), Sample::Frame(_))
+                | (Device::Mic(_), Sample::Audio(_))
+                | (Device::Text(_), Sample::Text(_))
+                | (Device::Sensor(_), Sample::Reading(_))
+        ) {
+            *into = self.blank();
+        }
+        match (self, into) {
+            (Device::Camera(camera), Sample::Frame(frame)) => camera.capture(frame),
+            (Device::Mic(mic), Sample::Audio(block)) => mic.read(block),
+            (Device::Text(text), Sample::Text(utterance)) => text.next(utterance),
+            (Device::Sensor(sensor), Sample::Reading(reading)) => sensor.read(reading),
+            _ => unreachable!("the buffer was made to fit above"),
+        }
+    }
+}
+
+/// What the threads and the inference loop share.
+struct Shared {
+    wake: Wake,
+    lanes: Vec<Lane>,
+    restarts: Vec<Restarts>,
+    /// The run is over: threads end at their next look.
+    over: AtomicBool,
+}
+
+/// Runs `sources` through `pipeline` into `sinks`, until all have ended or `stop` is set.
+///
+/// At the end threads have [`FAREWELL`] to finish. One that still waits for its device (a terminal nobody types into) is left
+/// behind and named in the log; it holds no data that anyone needs.
+///
+/// # Errors
+/// [`SinkError`] when nobody takes the events any more. A failing source is no error but an event; if all fail for good, the
+/// outcome names them.
+pub fn live(
+    sources: Vec<LiveSource>,
+    pipeline: &mut Pipeline,
+    clock: &Arc<dyn Clock>,
+    sinks: &mut [Box<dyn Sink + '_>],
+    stop: &AtomicBool,
+) -> Result<Outcome, SinkError> {
+    let wake = Wake::new();
+    let shared = Arc::new(Shared {
+        lanes: sources.iter().map(|s| Lane::for_opener(&s.opener, &wake)).collect(),
+        restarts: sources.iter().map(|_| Restarts::default()).collect(),
+        over: AtomicBool::new(false),
+        wake,
+    });
+    let names: Vec<Arc<str>> = sources.iter().map(|s| Arc::clone(&s.name)).collect();
+    let mut threads = Vec::with_capacity(sources.len());
+    for (i, source) in sources.into_iter().enumerate() {
+        let (mine, clock) = (Arc::clone(&shared), Arc::clone(clock));
+        let thread = thread::Builder::new().name(names[i].to_string()).spawn(move || {
+            tend(source, &mine.lanes[i], &mine.restarts[i], &*clock, &mine.over);
+            mine.lanes[i].close();
+        });
+        match thread {
+            Ok(handle) => threads.push(handle),
+            Err(error) => {
+                warn!("{}: the system gives no thread: {error}", names[i]);
+                shared.lanes[i].close();
+            }
+        }
+    }
+    let outcome = consume(&names, &shared, pipeline, &**clock, sinks, stop);
+    shared.over.store(true, Ordering::Relaxed);
+    shared.lanes.iter().for_each(Lane::close);
+    let until = clock.now() + FAREWELL;
+    while clock.now() < until && !threads.iter().all(thread::JoinHandle::is_finished) {
+        clock.sleep_until(clock.now() + Micros::from_ms(5));
+    }
+    for handle in threads.iter().filter(|t| !t.is_finished()) {
+        info!("{}: still waiting for its device; left behind", handle.thread().name().unwrap_or_default());
+    }
+    let mut outcome = outcome?;
+    for (name, counts) in names.iter().zip(&shared.restarts) {
+        outcome.restarts.push(SourceRestarts {
+            source: name.to_string(),
+            reopened: counts.reopened.load(Ordering::Relaxed),
+            panics: counts.panics.load(Ordering::Relaxed),
+            dropped: counts.dropped.load(Ordering::Relaxed),
+        });
+    }
+    Ok(outcome)
+}
+
+/// The inference loop.
+fn consume(
+    names: &[Arc<str>],
+    shared: &Shared,
+    pipeline: &mut Pipeline,
+    clock: &dyn Clock,
+    sinks: &mut [Box<dyn Sink + '_>],
+    stop: &AtomicBool,
+) -> Result<Outcome, SinkError> {
+    let Shared { wake, lanes, restarts, .. } = shared;
+    let (every, decided) = (Histogram::default(), Histogram::default());
+    let mut outcome = Outcome::default();
+    let mut events: Vec<Event> = Vec::with_capacity(16);
+    let mut buffers: Vec<Sample> = lanes.iter().map(|_| Sample::Text(Utterance::default())).collect();
+    let mut ended = vec![false; lanes.len()];
+    let mut faulty = vec![false; lanes.len()];
+    let started = clock.now();
+    pipeline.start(started, &mut events);
+    while !stop.load(Ordering::Relaxed) && !ended.iter().all(|e| *e) {
+        let seen = wake.generation();
+        let mut idle = true;
+        for (i, lane) in lanes.iter().enumerate() {
+            for _ in 0..BURST {
+                match lane.take(&mut buffers[i]) {
+                    Taken::Item { lost } => {
+                        idle = false;
+                        restarts[i].dropped.fetch_add(lost, Ordering::Relaxed);
+                        faulty[i] = matches!(buffers[i], Sample::Fault { .. });
+                        let now = clock.now();
+                        let available = available_at(&buffers[i]).min(now);
+                        pipeline.process(&names[i], &buffers[i], now, &mut events);
+                        outcome.samples += 1;
+                        let led_to_decision = events.iter().any(is_decision);
+                        drain(&mut events, sinks, &mut outcome, clock, started)?;
+                        let latency = clock.now() - available;
+                        every.record(latency);
+                        if led_to_decision {
+                            decided.record(latency);
+                        }
+                    }
+                    Taken::Empty => break,
+                    Taken::Closed => {
+                        ended[i] = true;
+                        break;
+                    }
+                }
+            }
+        }
+        pipeline.tick(clock.now(), &mut events);
+        drain(&mut events, sinks, &mut outcome, clock, started)?;
+        if idle {
+            wake.wait(seen, Duration::from(TICK));
+        }
+    }
+    pipeline.end(clock.now(), &mut events);
+    drain(&mut events, sinks, &mut outcome, clock, started)?;
+    for sink in &mut *sinks {
+        sink.flush()?;
+    }
+    outcome.duration = clock.now() - started;
+    outcome.sample_latency = every.summary();
+    outcome.decision_latency = decided.summary();
+    outcome.failed_sources = names.iter().zip(&faulty).filter(|(_, f)| **f).map(|(n, _)| n.to_string()).collect();
+    Ok(outcome)
+}
+
+fn drain(
+    events: &mut Vec<Event>,
+    sinks: &mut [Box<dyn Sink + '_>],
+    outcome: &mut Outcome,
+    clock: &dyn Clock,
+    started: Micros,
+) -> Result<(), SinkError> {
+    emit_all(events, sinks)?;
+    outcome.events += events.len() as u64;
+    let decisions = events.iter().filter(|e| is_decision(e)).count() as u64;
+    outcome.decisions += decisions;
+    if decisions > 0 && outcome.first_decision.is_none() {
+        outcome.first_decision = Some(clock.now() - started);
+    }
+    events.clear();
+    Ok(())
+}
+
+/// Why a device was given up.
+enum Lost {
+    End,
+    Fatal(CaptureError),
+    Reopen(CaptureError),
+}
+
+/// A source's thread: opens, reads, reopens, until the end.
+fn tend(mut source: LiveSource, lane: &Lane, counts: &Restarts, clock: &dyn Clock, over: &AtomicBool) {
+    let mut backoff = BACKOFF_MIN;
+    let mut attempt = 0_u64;
+    while !over.load(Ordering::Relaxed) {
+        let mut delivered = false;
+        let caught = catch_unwind(AssertUnwindSafe(|| serve(&mut source, lane, clock, over, &mut delivered)));
+        if delivered {
+            (backoff, attempt) = (BACKOFF_MIN, 0);
+        }
+        let reason = match caught {
+            Ok(Lost::End) => return,
+            Ok(Lost::Fatal(error)) => {
+                warn!("{error}; {} stays failed", source.name);
+                lane.put(&mut fault(clock, &error.to_string()));
+                return;
+            }
+            Ok(Lost::Reopen(error)) => error.to_string(),
+            Err(_) => {
+                counts.panics.fetch_add(1, Ordering::Relaxed);
+                format!("{}: the source's thread panicked", source.name)
+            }
+        };
+        attempt += 1;
+        counts.reopened.fetch_add(1, Ordering::Relaxed);
+        warn!("{reason}; reopening in {} ms (attempt {attempt})", backoff.as_ms());
+        lane.put(&mut fault(clock, &reason));
+        let until = clock.now() + backoff;
+        while clock.now() < until && !over.load(Ordering::Relaxed) {
+            clock.sleep_until(until.min(clock.now() + BACKOFF_MIN));
+        }
+        backoff = (backoff + backoff).min(BACKOFF_MAX);
+    }
+}
+
+fn fault(clock: &dyn Clock, reason: &str) -> Sample {
+    Sample::Fault { t: clock.now(), reason: reason.into() }
+}
+
+/// Opens the source and hands over what it delivers until it fails.
+fn serve(source: &mut LiveSource, lane: &Lane, clock: &dyn Clock, over: &AtomicBool, delivered: &mut bool) -> Lost {
+    let lost = |error: CaptureError| match error.kind {
+        ErrorKind::End => Lost::End,
+        ErrorKind::Fatal => Lost::Fatal(error),
+        ErrorKind::Retry | ErrorKind::Reopen => Lost::Reopen(error),
+    };
+    let mut device = match Device::open(&mut source.opener) {
+        Ok(device) => device,
+        Err(error) => return lost(error),
+    };
+    let opened = clock.now();
+    let mut sample = device.blank();
+    let mut retries = 0;
+    while !over.load(Ordering::Relaxed) {
+        match device.read(&mut sample) {
+            Ok(()) => {
+                retries = 0;
+                *delivered = true;
+                if source.paced {
+                    shift(&mut sample, opened);
+                    clock.sleep_until(available_at(&sample));
+                }
+                lane.put(&mut sample);
+            }
+            Err(error) if error.kind == ErrorKind::Retry && retries < RETRIES_MAX => retries += 1,
+            Err(error) => return lost(error),
+        }
+    }
+    Lost::End
+}
+
+/// Moves a file's times, which start at 0, to the clock's.
+fn shift(sample: &mut Sample, by: Micros) {
+    let t = match sample {
+        Sample::Frame(f) => &mut f.t,
+        Sample::Audio(a) => &mut a.t,
+        Sample::Text(u) => &mut u.t,
+        Sample::Reading(r) => &mut r.t,
+        Sample::Fault { t, .. } => t,
+    };
+    *t = *t + by;
+}

@@ -1,0 +1,83 @@
+//! Threads, pacing, restart: what moves samples from sources through the pipeline to sinks.
+//!
+//! [`play`] drives recordings and files: one thread, samples in the order of their times, at their own speed or as fast as
+//! they can be processed, with the same events either way. [`live`] drives sources that block: a thread each, reopened
+//! with backoff, restarted after a panic; inference stays on the caller's thread. Nothing is computed here.
+
+mod feed;
+mod live;
+mod play;
+
+use crate::emit::{Sink, SinkError};
+use crate::metrics::LatencySummary;
+use crate::signal::{Event, EventKind, Sample};
+use crate::time::Micros;
+
+pub use feed::{Feed, FileFeed};
+pub use live::{LiveSource, Opener, live};
+pub use play::{Pacing, PlayError, play};
+
+/// What a run came to.
+#[derive(Clone, Debug, Default, serde::Serialize)]
+pub struct Outcome {
+    /// Samples taken from the sources.
+    pub samples: u64,
+    /// Events emitted.
+    pub events: u64,
+    /// Decisions entered.
+    pub decisions: u64,
+    /// Time of the last sample.
+    pub duration: Micros,
+    /// From the start of the run to the first decision handed to the sinks, on the wall clock.
+    pub first_decision: Option<Micros>,
+    /// From a sample being available to the last event that follows from it being emitted; samples without an event count
+    /// with the end of their processing.
+    pub sample_latency: LatencySummary,
+    /// The same, over samples that led to a decision.
+    pub decision_latency: LatencySummary,
+    /// What the threads of live sources had to do.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub restarts: Vec<SourceRestarts>,
+    /// Sources that ended for good with an error, and which one.
+    pub failed_sources: Vec<String>,
+}
+
+/// Restarts of one live source.
+#[derive(Clone, Debug, Default, serde::Serialize)]
+pub struct SourceRestarts {
+    /// Its name.
+    pub source: String,
+    /// Times it was opened again after an error.
+    pub reopened: u64,
+    /// Panics of its thread that were caught.
+    pub panics: u64,
+    /// Samples dropped because the pipeline was behind.
+    pub dropped: u64,
+}
+
+/// Hands `events` to every sink. The first error is returned after all sinks had their turn.
+fn emit_all(events: &[Event], sinks: &mut [Box<dyn Sink + '_>]) -> Result<(), SinkError> {
+    let mut result = Ok(());
+    for event in events {
+        for sink in &mut *sinks {
+            if let Err(error) = sink.emit(event) {
+                result = result.and(Err(error));
+            }
+        }
+    }
+    result
+}
+
+fn is_decision(event: &Event) -> bool {
+    matches!(event.kind, EventKind::Decision(_))
+}
+
+/// When a sample is complete: a block of sound ends later than it begins.
+fn available_at(sample: &Sample) -> Micros {
+    match sample {
+        Sample::Audio(block) if block.sample_rate_hz > 0 => {
+            block.t + Micros(block.data.len() as u64 * 1_000_000 / u64::from(block.sample_rate_hz))
+        }
+        other => other.t(),
+    }
+}

@@ -1,0 +1,132 @@
+//! One thread, samples in order: recordings and files.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::capture::CaptureError;
+use crate::emit::{Sink, SinkError};
+use crate::metrics::Histogram;
+use crate::pipeline::{Pipeline, TICK};
+use crate::signal::{Event, Sample, Utterance};
+use crate::time::{Clock, Micros};
+
+use super::{Feed, Outcome, available_at, emit_all, is_decision};
+
+/// How fast samples are played.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pacing {
+    /// At the speed they were captured.
+    RealTime,
+    /// As fast as they can be processed.
+    Max,
+}
+
+/// Why playing ended early. What was decided before has been emitted.
+#[derive(Debug, thiserror::Error)]
+pub enum PlayError {
+    /// An input broke off.
+    #[error(transparent)]
+    Capture(#[from] CaptureError),
+    /// Nobody takes the events.
+    #[error(transparent)]
+    Sink(#[from] SinkError),
+}
+
+/// Longest sleep before `stop` is looked at again.
+const NAP: Micros = Micros::from_ms(50);
+
+/// Plays `feed` through `pipeline` into `sinks`, until it ends or `stop` is set.
+///
+/// The time that the pipeline sees is that of the samples, never decreasing, with ticks in between: pacing does not change the
+/// events.
+///
+/// # Errors
+/// [`PlayError`]; the end event has been emitted if the sinks still took it.
+pub fn play(
+    feed: &mut dyn Feed,
+    pipeline: &mut Pipeline,
+    clock: &dyn Clock,
+    pacing: Pacing,
+    sinks: &mut [Box<dyn Sink + '_>],
+    stop: &AtomicBool,
+) -> Result<Outcome, PlayError> {
+    let (every, decided) = (Histogram::default(), Histogram::default());
+    let mut player = Player { clock, pacing, started: clock.now(), now: Micros::ZERO, outcome: Outcome::default() };
+    let mut events: Vec<Event> = Vec::with_capacity(16);
+    let mut sample = Sample::Text(Utterance::default());
+    pipeline.start(Micros::ZERO, &mut events);
+    player.emit(&mut events, sinks)?;
+    let ended = loop {
+        if stop.load(Ordering::Relaxed) {
+            break Ok(());
+        }
+        let source = match feed.next(&mut sample) {
+            Ok(Some(source)) => source,
+            Ok(None) => break Ok(()),
+            Err(error) => break Err(error),
+        };
+        let due = available_at(&sample).max(player.now);
+        while player.now + TICK < due {
+            player.now = player.now + TICK;
+            player.wait(stop);
+            pipeline.tick(player.now, &mut events);
+            player.emit(&mut events, sinks)?;
+        }
+        player.now = due;
+        let available = player.wait(stop);
+        pipeline.process(&source, &sample, player.now, &mut events);
+        player.outcome.samples += 1;
+        let led_to_decision = events.iter().any(is_decision);
+        player.emit(&mut events, sinks)?;
+        let latency = clock.now() - available;
+        every.record(latency);
+        if led_to_decision {
+            decided.record(latency);
+        }
+    };
+    pipeline.end(player.now, &mut events);
+    player.emit(&mut events, sinks)?;
+    for sink in &mut *sinks {
+        sink.flush()?;
+    }
+    ended?;
+    let mut outcome = player.outcome;
+    outcome.duration = player.now;
+    outcome.sample_latency = every.summary();
+    outcome.decision_latency = decided.summary();
+    Ok(outcome)
+}
+
+struct Player<'a> {
+    clock: &'a dyn Clock,
+    pacing: Pacing,
+    started: Micros,
+    /// Time of the samples.
+    now: Micros,
+    outcome: Outcome,
+}
+
+impl Player<'_> {
+    /// Waits until the clock reaches the samples' time and returns the moment from which latency counts.
+    fn wait(&self, stop: &AtomicBool) -> Micros {
+        if self.pacing == Pacing::Max {
+            return self.clock.now();
+        }
+        let until = self.started + self.now;
+        while self.clock.now() < until && !stop.load(Ordering::Relaxed) {
+            self.clock.sleep_until(until.min(self.clock.now() + NAP));
+        }
+        until
+    }
+
+    fn emit(&mut self, events: &mut Vec<Event>, sinks: &mut [Box<dyn Sink + '_>]) -> Result<(), SinkError> {
+        emit_all(events, sinks)?;
+        self.outcome.events += events.len() as u64;
+        let decisions = events.iter().filter(|e| is_decision(e)).count() as u64;
+        self.outcome.decisions += decisions;
+        if decisions > 0 && self.outcome.first_decision.is_none() {
+            self.outcome.first_decision = Some(self.clock.now() - self.started);
+        }
+        events.clear();
+        Ok(())
+    }
+}
