@@ -268,7 +268,7 @@ impl Stage {
     fn advance(&mut self) -> Result<bool, StageError> {
         let end = match &mut self.preprocessor {
             Preprocessor::Audio(p) => p.next_window(&mut self.input).map_err(StageError::Preprocess)?,
-            Preprocessor::Series(p) => p.next_window(&mut self.input).map_err(StageError::Preprocess)?,
+            Preprocessor::Series(p) => p.next_window(&mut self.input),
             Preprocessor::Image(_) | Preprocessor::Text(_) => None,
         };
         match end {
@@ -475,21 +475,7 @@ impl Pipeline {
     pub fn step(&mut self, now: Micros, events: &mut Vec<Event>) {
         self.last_step = Some(now);
         self.report_states(now, events);
-        let mut tokens: heapless::Vec<TokenView<'_>, MAX_MODALITIES> = heapless::Vec::new();
-        for stage in &self.stages {
-            let fresh = stage.state(now) == ModalityState::Ok;
-            let view = TokenView {
-                embedding: fresh.then_some(&stage.embedding),
-                age: stage.age(now).unwrap_or_default(),
-            };
-            tokens.push(view).unwrap_or_else(|_| unreachable!("Bundle::open bounds the encoders"));
-        }
-        let present = tokens.iter().any(|t| t.embedding.is_some());
-        if let Err(error) = self.fusion.fuse(&tokens, &mut self.fused) {
-            self.fusion_errors += 1;
-            warn!("{error}; this window is not decided");
-            return;
-        }
+        let Some(present) = self.fuse_tokens(now) else { return };
         let (class, p) = (self.fused.class, self.fused.p());
         let undecided = Some(class) == self.policy.none() || p < self.policy.enter();
         let out_of_scope = if undecided { self.out_of_scope(now) } else { None };
@@ -499,6 +485,25 @@ impl Pipeline {
             let event = self.decision(now, &verdict);
             events.push(event);
         }
+    }
+
+    /// Fuses what is fresh; whether anything is, or none if the fusion failed.
+    fn fuse_tokens(&mut self, now: Micros) -> Option<bool> {
+        let mut tokens: heapless::Vec<TokenView<'_>, MAX_MODALITIES> = heapless::Vec::new();
+        for stage in &self.stages {
+            let fresh = stage.state(now) == ModalityState::Ok;
+            let view = TokenView {
+                embedding: fresh.then_some(&stage.embedding),
+                age: stage.age(now).unwrap_or_default(),
+            };
+            tokens.push(view).unwrap_or_else(|_| unreachable!("Bundle::open bounds the encoders"));
+        }
+        if let Err(error) = self.fusion.fuse(&tokens, &mut self.fused) {
+            self.fusion_errors += 1;
+            warn!("{error}; this window is not decided");
+            return None;
+        }
+        Some(tokens.iter().any(|t| t.embedding.is_some()))
     }
 
     /// Capture time of the held request whose likeliest intent is below the bundle's threshold.

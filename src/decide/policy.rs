@@ -144,7 +144,7 @@ impl Policy {
         &self.labels
     }
 
-    /// Probability from which a class is decided.
+    /// The smoothed probability at which a class is entered.
     #[must_use]
     pub fn enter(&self) -> f32 {
         self.enter

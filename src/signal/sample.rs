@@ -103,6 +103,13 @@ pub enum Sample {
     },
 }
 
+impl Default for Sample {
+    /// An empty text: the smallest buffer to start from.
+    fn default() -> Self {
+        Sample::Text(Utterance::default())
+    }
+}
+
 impl Sample {
     /// Capture time (of the first sample, for audio).
     #[must_use]

@@ -110,7 +110,7 @@ impl FileFeed {
 impl Feed for FileFeed {
     fn next(&mut self, into: &mut Sample) -> Result<Option<Arc<str>>, CaptureError> {
         for lane in self.lanes.iter_mut().filter(|l| l.ahead.is_none() && !l.ended) {
-            let mut sample = Sample::Text(Utterance::default());
+            let mut sample = Sample::default();
             match lane.reader.read(&mut sample) {
                 Ok(()) => lane.ahead = Some(sample),
                 Err(error) => {

@@ -79,7 +79,7 @@ impl Lane {
             Opener::Camera(_) => Lane::Newest(Latest::new(wake)),
             Opener::Mic(_) => Lane::Queue(Bounded::new(BOARD.audio.queue_len, WhenFull::DropOldest, wake)),
             Opener::Text(_) => {
-                let patience = WhenFull::Wait(Duration::from_secs(1));
+                let patience = WhenFull::WaitThenDrop(Duration::from_secs(1));
                 Lane::Queue(Bounded::new(BOARD.text.queue_len, patience, wake))
             }
             Opener::Sensor(_) => Lane::Queue(Bounded::new(BOARD.sensor.queue_len, WhenFull::DropOldest, wake)),
@@ -240,7 +240,7 @@ fn consume(
     let (every, decided) = (Histogram::default(), Histogram::default());
     let mut outcome = Outcome::default();
     let mut events: Vec<Event> = Vec::with_capacity(16);
-    let mut buffers: Vec<Sample> = lanes.iter().map(|_| Sample::Text(Utterance::default())).collect();
+    let mut buffers: Vec<Sample> = lanes.iter().map(|_| Sample::default()).collect();
     let mut ended = vec![false; lanes.len()];
     let mut faulty = vec![false; lanes.len()];
     let started = clock.now();
@@ -278,7 +278,7 @@ fn consume(
         pipeline.tick(clock.now(), &mut events);
         drain(&mut events, sinks, &mut outcome, clock, started)?;
         if idle {
-            wake.wait(seen, Duration::from(TICK));
+            _ = wake.wait(seen, Duration::from(TICK));
         }
     }
     pipeline.end(clock.now(), &mut events);

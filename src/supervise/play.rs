@@ -6,7 +6,7 @@ use crate::capture::CaptureError;
 use crate::emit::{Sink, SinkError};
 use crate::metrics::Histogram;
 use crate::pipeline::{Pipeline, TICK};
-use crate::signal::{Event, Sample, Utterance};
+use crate::signal::{Event, Sample};
 use crate::time::{Clock, Micros};
 
 use super::{Feed, Outcome, available_at, emit_all, is_decision};
@@ -52,7 +52,7 @@ pub fn play(
     let (every, decided) = (Histogram::default(), Histogram::default());
     let mut player = Player { clock, pacing, started: clock.now(), now: Micros::ZERO, outcome: Outcome::default() };
     let mut events: Vec<Event> = Vec::with_capacity(16);
-    let mut sample = Sample::Text(Utterance::default());
+    let mut sample = Sample::default();
     pipeline.start(Micros::ZERO, &mut events);
     player.emit(&mut events, sinks)?;
     let ended = loop {
