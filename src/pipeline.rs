@@ -23,8 +23,8 @@ use crate::signal::{
 };
 use crate::time::Micros;
 
-/// Without a fresh token, ages are looked at this often, so that a silent source becomes stale in the events.
-pub const TICK: Micros = Micros::from_ms(250);
+/// Without a fresh token, the state is looked at this often: a silent source becomes stale, a typed line matures.
+pub const TICK: Micros = Micros::from_ms(100);
 
 /// A bundle whose parts do not fit together, or an input that an encoder cannot take.
 #[derive(Debug, thiserror::Error)]

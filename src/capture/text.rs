@@ -1,11 +1,13 @@
 //! Lines of text as utterances: standard input, a pipe, a file.
 
+use std::fs::File;
 use std::io::{BufRead, BufReader, ErrorKind as IoErrorKind, Read};
+use std::path::Path;
 use std::sync::Arc;
 
-use crate::capture::{CaptureError, ErrorKind, TextSource};
+use crate::capture::{CaptureError, ErrorKind, TextSource, open_file};
 use crate::signal::Utterance;
-use crate::time::Clock;
+use crate::time::{Clock, Micros, VirtualClock};
 
 /// Longer lines are cut here, and the rest of the line is dropped and counted.
 pub const MAX_LINE_BYTES: usize = 64 << 10;
@@ -22,6 +24,32 @@ pub struct LineText<R> {
     overlong: bool,
     ended: bool,
     dropped_bytes: u64,
+}
+
+/// A text file whose lines come at a fixed pace from time 0: a script for tests and for playing beside other files.
+pub struct ScriptText {
+    lines: LineText<File>,
+    clock: Arc<VirtualClock>,
+    period: Micros,
+}
+
+impl ScriptText {
+    /// Opens the file; its first line comes at `period`, and then one each `period`.
+    ///
+    /// # Errors
+    /// `Fatal` if the file cannot be opened.
+    pub fn open(path: &Path, period: Micros) -> Result<Self, CaptureError> {
+        let clock = Arc::new(VirtualClock::default());
+        let lines = LineText::new(&path.display().to_string(), open_file(path)?, Arc::clone(&clock) as Arc<dyn Clock>);
+        Ok(ScriptText { lines, clock, period })
+    }
+}
+
+impl TextSource for ScriptText {
+    fn next(&mut self, into: &mut Utterance) -> Result<(), CaptureError> {
+        self.clock.sleep_until(self.clock.now() + self.period);
+        self.lines.next(into)
+    }
 }
 
 impl<R: Read> LineText<R> {

@@ -115,7 +115,7 @@ impl Export<'_> {
 fn export_frames(input: &Path, mut pre: ImagePreprocessor, export: &mut Export<'_>) -> Result<(), Failure> {
     let mut tensor = Tensor::zeros_f32(pre.shape());
     let mut frame = Frame::default();
-    if !video::is_video(input) {
+    if !super::is_video(input) {
         image::read_image(input, &mut frame)?;
         pre.run(&frame, &mut tensor).map_err(|e| at(input, e))?;
         return export.push(&tensor);
@@ -135,7 +135,7 @@ fn export_frames(input: &Path, mut pre: ImagePreprocessor, export: &mut Export<'
 
 fn export_windows(input: &Path, mut pre: AudioPreprocessor, export: &mut Export<'_>) -> Result<(), Failure> {
     let mut tensor = Tensor::zeros_f32(pre.shape());
-    let mut mic = wav::WavMic::open(input)?;
+    let mut mic = wav::WavMic::open(input, super::BLOCK_MS)?;
     let mut block = AudioBlock::default();
     loop {
         match mic.read(&mut block) {

@@ -14,16 +14,19 @@ mod stream;
 mod table;
 
 use std::io::{self, Write as _};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use attendant::bundle::{Bundle, BundleError};
 use attendant::capture::CaptureError;
+use attendant::capture::recording::{Survey, Truth};
 use attendant::config::ConfigError;
 use attendant::emit::SinkError;
+use attendant::emit::summary::Segment;
 use attendant::infer::InferError;
 use attendant::pipeline::PipelineError;
 use attendant::preprocess::PreprocessError;
+use attendant::supervise::PlayError;
 use clap::{CommandFactory as _, Parser, Subcommand};
 
 /// On-device multimodal advisor: camera, microphone, text and sensors in, fused advice out.
@@ -175,6 +178,35 @@ pub fn dispatch(arguments: Arguments) -> Result<ExitCode, Failure> {
             clap_complete::generate(shell, &mut Arguments::command(), "attendant", &mut script);
             io::stdout().write_all(&script).map_err(Failure::stdout)?;
             Ok(ExitCode::SUCCESS)
+        }
+    }
+}
+
+/// Length of the blocks that sound files are delivered in.
+const BLOCK_MS: u32 = 100;
+
+/// Whether a path names a video, by its extension.
+fn is_video(path: &Path) -> bool {
+    let extension = path.extension().and_then(|e| e.to_str()).unwrap_or_default().to_ascii_lowercase();
+    matches!(extension.as_str(), "y4m" | "mjpeg" | "mjpg" | "avi" | "mp4" | "mkv" | "mov" | "webm")
+}
+
+/// What a recording says was shown; `none` there means that nothing is to be decided.
+fn segments(survey: &Survey) -> Vec<Segment> {
+    let segment = |truth: &Truth| Segment {
+        t: truth.t,
+        label: (truth.label != "none").then(|| truth.label.clone()),
+        shown: truth.shown.clone(),
+        note: truth.note.clone(),
+    };
+    survey.truths.iter().map(segment).collect()
+}
+
+impl From<PlayError> for Failure {
+    fn from(error: PlayError) -> Self {
+        match error {
+            PlayError::Capture(e) => Failure::Capture(e),
+            PlayError::Sink(e) => Failure::Sink(e),
         }
     }
 }

@@ -1,21 +1,20 @@
 //! `attendant run`: the sources through the bundle, advice on the terminal or as JSON lines.
 
 use std::fs::OpenOptions;
-use std::io::{self, IsTerminal as _};
+use std::io::{self, IsTerminal as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 
 use attendant::bundle::Bundle;
-use attendant::capture::recording::{Recording, Survey, Truth};
-use attendant::capture::text::LineText;
+use attendant::capture::recording::{Recording, Survey};
+use attendant::capture::text::{LineText, ScriptText};
 use attendant::capture::{Camera, Mic, TextSource, image, video, wav};
-use attendant::emit::summary::{Seen, Summary};
-use attendant::emit::{JsonLines, LiveView, LiveViewOptions, Sink, SinkError};
+use attendant::emit::summary::{Seen, Segment};
+use attendant::emit::{JsonLines, LiveView, LiveViewOptions, Sink};
 use attendant::pipeline::{Options, Pipeline};
-use attendant::signal::Event;
-use attendant::supervise::{self, FileFeed, LiveSource, Opener, Outcome, Pacing, PlayError};
+use attendant::supervise::{self, Feed, FileFeed, LiveSource, Opener, Outcome, Pacing, SourceRestarts};
 use attendant::time::{Clock, Micros, MonotonicClock};
 use clap::Args;
 
@@ -32,7 +31,7 @@ pub struct RunArguments {
     /// Microphone: a .wav file
     #[arg(long, value_name = "PATH", conflicts_with = "recording")]
     mic: Option<PathBuf>,
-    /// Typed requests: a text file, one a line, or - for the terminal
+    /// Typed requests: a text file, a line every 5 s, or - for the terminal
     #[arg(long, value_name = "PATH", conflicts_with = "recording")]
     text: Option<PathBuf>,
     /// Pictures per second of still pictures given as --camera
@@ -48,6 +47,9 @@ pub struct RunArguments {
     #[arg(long, value_name = "FILE.jsonl")]
     events: Option<PathBuf>,
 }
+
+/// Lines of a text file come this far apart.
+const LINE_PERIOD: Micros = Micros::from_ms(5000);
 
 /// How fast files are played.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -77,25 +79,20 @@ pub fn run(common: &Common, args: &RunArguments) -> Result<ExitCode, Failure> {
         return run_live(common, args, &mut pipeline, &clock, &stop);
     }
     let pacing = if args.speed == Some(Speed::Max) { Pacing::Max } else { Pacing::RealTime };
-    let mut shown = Seen::default();
-    let truths;
-    let outcome = if args.camera.is_some() || args.mic.is_some() || args.text.is_some() {
-        truths = Vec::new();
-        let mut feed = files(args)?;
-        let mut sinks = sinks(common, args, &mut shown)?;
-        supervise::play(&mut feed, &mut pipeline, &*clock, pacing, &mut sinks, &stop)
+    let mut seen = Seen::default();
+    let mut segments = Vec::new();
+    let mut feed: Box<dyn Feed> = if args.camera.is_some() || args.mic.is_some() || args.text.is_some() {
+        Box::new(files(args)?)
     } else {
         let path = recording_of(args, &bundle)?;
-        truths = Survey::of(&path)?.truths;
-        let mut feed = Recording::open(&path)?;
-        let mut sinks = sinks(common, args, &mut shown)?;
-        supervise::play(&mut feed, &mut pipeline, &*clock, pacing, &mut sinks, &stop)
+        segments = super::segments(&Survey::of(&path)?);
+        Box::new(Recording::open(&path)?)
     };
-    let outcome = outcome.map_err(|e| match e {
-        PlayError::Capture(e) => Failure::Capture(e),
-        PlayError::Sink(e) => Failure::Sink(e),
-    })?;
-    finish(common, &pipeline, &truths, &shown, &outcome)
+    let outcome = {
+        let mut sinks = sinks(common, args, &mut seen)?;
+        supervise::play(&mut *feed, &mut pipeline, &*clock, pacing, &mut sinks, &stop)?
+    };
+    finish(common, &pipeline, &segments, &seen, &outcome)
 }
 
 /// The recording to play when no source is given.
@@ -111,7 +108,7 @@ fn recording_of(args: &RunArguments, bundle: &Bundle) -> Result<PathBuf, Failure
 }
 
 fn open_camera(path: &Path, picture_hz: f32) -> Result<Box<dyn Camera>, attendant::capture::CaptureError> {
-    Ok(if video::is_video(path) {
+    Ok(if super::is_video(path) {
         Box::new(video::VideoCamera::open(path)?)
     } else {
         Box::new(image::ImageCamera::open(path, picture_hz)?)
@@ -124,10 +121,10 @@ fn files(args: &RunArguments) -> Result<FileFeed, Failure> {
         feed.camera("camera", open_camera(path, args.picture_hz.unwrap_or(5.0))?);
     }
     if let Some(path) = &args.mic {
-        feed.mic("mic", Box::new(wav::WavMic::open(path)?));
+        feed.mic("mic", Box::new(wav::WavMic::open(path, super::BLOCK_MS)?));
     }
     if let Some(path) = &args.text {
-        feed.text("text", Box::new(LineText::open(path)?));
+        feed.text("text", Box::new(ScriptText::open(path, LINE_PERIOD)?));
     }
     Ok(feed)
 }
@@ -148,24 +145,24 @@ fn run_live(
         sources.push(LiveSource { name: "camera".into(), paced: true, opener });
     }
     if let Some(path) = args.mic.clone() {
-        wav::WavMic::open(&path)?;
-        let opener = Opener::Mic(Box::new(move || Ok(Box::new(wav::WavMic::open(&path)?) as Box<dyn Mic>)));
+        wav::WavMic::open(&path, super::BLOCK_MS)?;
+        let opener = Opener::Mic(Box::new(move || Ok(Box::new(wav::WavMic::open(&path, super::BLOCK_MS)?) as Box<dyn Mic>)));
         sources.push(LiveSource { name: "mic".into(), paced: true, opener });
     }
     let reader_clock = Arc::clone(clock);
     let opener = Opener::Text(Box::new(move || {
-        Ok(Box::new(LineText::timed("stdin", io::stdin(), Arc::clone(&reader_clock))) as Box<dyn TextSource>)
+        Ok(Box::new(LineText::new("stdin", io::stdin(), Arc::clone(&reader_clock))) as Box<dyn TextSource>)
     }));
     sources.push(LiveSource { name: "text".into(), paced: false, opener });
-    let mut shown = Seen::default();
+    let mut seen = Seen::default();
     let outcome = {
-        let mut sinks = sinks(common, args, &mut shown)?;
+        let mut sinks = sinks(common, args, &mut seen)?;
         supervise::live(sources, pipeline, clock, &mut sinks, stop)?
     };
     if !outcome.failed_sources.is_empty() {
         return Err(Failure::Sources(format!("failed for good: {}", outcome.failed_sources.join(", "))));
     }
-    finish(common, pipeline, &[], &shown, &outcome)
+    finish(common, pipeline, &[], &seen, &outcome)
 }
 
 /// Where events go: the terminal or stdout, the file, and the memory for the summary.
@@ -184,14 +181,49 @@ fn sinks<'a>(common: &Common, args: &RunArguments, seen: &'a mut Seen) -> Result
     Ok(sinks)
 }
 
+/// Says what was shown, what was decided, and what it took: on stderr with `--json`, so that stdout stays events.
 fn finish(
     common: &Common,
     pipeline: &Pipeline,
-    truths: &[Truth],
+    segments: &[Segment],
     seen: &Seen,
     outcome: &Outcome,
 ) -> Result<ExitCode, Failure> {
+    let mut text = String::new();
+    if !segments.is_empty() {
+        let options = LiveViewOptions::for_terminal(io::stdout().is_terminal() && !common.json);
+        let summary = seen.summary(segments, outcome.duration);
+        text = format!("\n{}\n", summary.render(options.width.unwrap_or(100), options.color));
+    }
+    text.push_str(&cost(outcome));
+    for (name, c) in pipeline.counters().filter(|(_, c)| c.errors + c.faults > 0) {
+        text.push_str(&format!("{name}: {} windows, {} unusable samples, {} faults\n", c.windows, c.errors, c.faults));
+    }
+    for r in outcome.restarts.iter().filter(|r| r.reopened + r.panics + r.dropped > 0) {
+        let SourceRestarts { source, reopened, panics, dropped } = r;
+        text.push_str(&format!("{source}: reopened {reopened} times, {panics} panics, {dropped} samples dropped\n"));
+    }
+    if common.json {
+        eprint!("{text}");
+    } else {
+        io::stdout().write_all(text.as_bytes()).map_err(Failure::stdout)?;
+    }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Latency and memory, in a line.
+fn cost(outcome: &Outcome) -> String {
+    let ms = |us: u64| us as f64 / 1e3;
+    let latency = &outcome.decision_latency;
+    let memory = super::doctor::peak_memory_kb().map_or("unknown".into(), |kb| format!("{:.1} MB", kb as f64 / 1e3));
+    let first = outcome.first_decision.map_or("none".into(), |t| format!("after {:.3} s", ms(t.0) / 1e3));
+    format!(
+        "{} samples in {:.1} s; sample to event p99 {:.1} ms, to decision p99 {:.1} ms; first decision {first}; peak memory {memory}\n",
+        outcome.samples,
+        ms(outcome.duration.0) / 1e3,
+        ms(outcome.sample_latency.p99_us),
+        ms(latency.p99_us),
+    )
 }
 
 /// A flag that SIGINT and SIGTERM set, so that a run ends with its summary.

@@ -6,12 +6,12 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::atomic::AtomicBool;
 
-use attendant::capture::recording::{Recording, Survey, Truth};
+use attendant::capture::recording::{Recording, Survey};
 use attendant::capture::wav::WavMic;
 use attendant::emit::summary::{Seen, Summary};
 use attendant::emit::Sink;
 use attendant::pipeline::Pipeline;
-use attendant::supervise::{self, Feed, FileFeed, Pacing, PlayError};
+use attendant::supervise::{self, Feed, FileFeed, Pacing};
 use attendant::time::MonotonicClock;
 
 use super::{Common, Failure};
@@ -47,25 +47,21 @@ struct Entered {
 
 /// Plays the file and reports what was decided.
 pub fn run(common: &Common, file: &Path, extension: &str, pipeline: &mut Pipeline) -> Result<ExitCode, Failure> {
-    let mut truths: Vec<Truth> = Vec::new();
+    let mut segments = Vec::new();
     let mut feed: Box<dyn Feed> = if extension == "mcap" {
-        truths = Survey::of(file)?.truths;
+        segments = super::segments(&Survey::of(file)?);
         Box::new(Recording::open(file)?)
     } else {
         let mut feed = FileFeed::default();
-        feed.mic("mic", Box::new(WavMic::open(file)?));
+        feed.mic("mic", Box::new(WavMic::open(file, super::BLOCK_MS)?));
         Box::new(feed)
     };
     let mut seen = Seen::default();
     let outcome = {
         let mut sinks: Vec<Box<dyn Sink + '_>> = vec![Box::new(&mut seen)];
         let stop = AtomicBool::new(false);
-        supervise::play(&mut *feed, pipeline, &MonotonicClock::new(), Pacing::Max, &mut sinks, &stop)
+        supervise::play(&mut *feed, pipeline, &MonotonicClock::new(), Pacing::Max, &mut sinks, &stop)?
     };
-    let outcome = outcome.map_err(|e| match e {
-        PlayError::Capture(e) => Failure::Capture(e),
-        PlayError::Sink(e) => Failure::Sink(e),
-    })?;
     let minutes = outcome.duration.0 as f64 / 60e6;
     let entered: Vec<Entered> = seen
         .entered()
@@ -79,7 +75,7 @@ pub fn run(common: &Common, file: &Path, extension: &str, pipeline: &mut Pipelin
         questions: seen.questions(),
         entered,
     };
-    let summary = (!truths.is_empty()).then(|| seen.summary(&truths, outcome.duration));
+    let summary = (!segments.is_empty()).then(|| seen.summary(&segments, outcome.duration));
     let report = Report { file: file.to_owned(), stream, summary };
     if common.json {
         common.print_json(&report)?;
@@ -98,7 +94,7 @@ pub fn run(common: &Common, file: &Path, extension: &str, pipeline: &mut Pipelin
         println!("{:9.2} s  {}  p {:.2}", e.t_s, e.class, e.p);
     }
     if let Some(summary) = &report.summary {
-        println!("\n{summary}");
+        println!("\n{}", summary.render(100, false));
     }
     Ok(ExitCode::SUCCESS)
 }

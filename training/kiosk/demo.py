@@ -34,7 +34,6 @@ class Scene:
     snr_db: float | None = None
     texts: list = field(default_factory=list)  # (at_s, text)
     mic_gone: bool = False
-    escalates: bool = False
 
     @property
     def shown(self):
@@ -62,7 +61,6 @@ SCENES = [
         None,
         "requests that no desk can answer, until staff is called",
         texts=[(0.5, "sing the second verse of the anthem backwards"), (4.5, "who won the chess game in 1923"), (8.5, "how many moons would fit in a bathtub")],
-        escalates=True,
     ),
     Scene(3, None, "nobody"),
 ]
@@ -127,7 +125,7 @@ def write(path):
     start = 0.0
     with mcapio.DemoWriter(path) as out:
         for scene in SCENES:
-            messages = [(0.0, 0, lambda t, s=scene: out.truth(t, "escalate" if s.escalates else s.label or "none", s.shown, s.note))]
+            messages = [(0.0, 0, lambda t, s=scene: out.truth(t, s.label or "none", s.shown, s.note))]
             for t, jpeg in frames(rng, scene):
                 messages.append((t, 1, lambda t, j=jpeg: out.jpeg(t, j, *SIZE)))
             pcm = (np.clip(sound(rng, scene), -1, 1) * 32767).astype(np.int16)

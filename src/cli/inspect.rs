@@ -1,0 +1,90 @@
+//! `attendant inspect`: what is in a model file or a bundle.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use attendant::bundle::Bundle;
+use attendant::infer::{Inspection, Precision, TensorInfo, inspect};
+use attendant::pipeline::{Options, Pipeline};
+use clap::Args;
+
+use super::{Common, Failure, table};
+
+/// Arguments of `inspect`.
+#[derive(Debug, Args)]
+pub struct InspectArguments {
+    /// An ONNX file or a bundle directory; the bundle in use if absent
+    path: Option<PathBuf>,
+    /// List every node, with what it works in and why
+    #[arg(long)]
+    nodes: bool,
+}
+
+/// Runs the command.
+pub fn run(common: &Common, args: &InspectArguments) -> Result<ExitCode, Failure> {
+    let files = match &args.path {
+        Some(path) if path.is_file() => vec![path.clone()],
+        named => {
+            let dir = attendant::bundle::locate(named.as_deref().or(common.bundle.as_deref()))?;
+            let bundle = Bundle::open(&dir)?;
+            // shapes against the manifest: what `run` would refuse is refused here
+            Pipeline::load(&bundle, &Options::default())?;
+            let encoders = (0..bundle.manifest.encoder.len()).map(|i| bundle.model(i));
+            encoders.chain(bundle.fusion_model()).collect()
+        }
+    };
+    let found = files.iter().map(|f| inspect(f)).collect::<Result<Vec<Inspection>, _>>()?;
+    if common.json {
+        common.print_json(&found)?;
+    } else {
+        found.iter().for_each(|i| print(i, args.nodes));
+    }
+    match found.iter().find(|i| i.problem.is_some()) {
+        Some(broken) => {
+            Err(Failure::Check(format!("{}: {}", broken.file, broken.problem.as_deref().unwrap_or_default())))
+        }
+        None => Ok(ExitCode::SUCCESS),
+    }
+}
+
+fn tensor(info: &TensorInfo) -> String {
+    let dims: Vec<String> = info.shape.iter().map(|d| d.map_or("?".into(), |d| d.to_string())).collect();
+    format!("{} {} [{}]", info.name, info.dtype, dims.join(","))
+}
+
+fn word(precision: Precision) -> &'static str {
+    match precision {
+        Precision::Int8 => "int8",
+        Precision::Int8ValuesInF32 => "int8 values in f32",
+        Precision::F32 => "f32",
+        Precision::None => "-",
+    }
+}
+
+fn print(i: &Inspection, nodes: bool) {
+    println!("{}  {:.1} kB, opset {}, by {}", i.file, i.bytes as f64 / 1e3, i.opset, i.producer);
+    for (what, infos) in [("inputs", &i.inputs), ("outputs", &i.outputs)] {
+        println!("  {what:<10} {}", infos.iter().map(tensor).collect::<Vec<_>>().join(", "));
+    }
+    let constants: Vec<String> =
+        i.parameter_bytes.iter().map(|(t, n)| format!("{t} {:.1} kB", *n as f64 / 1e3)).collect();
+    println!("  constants  {}", constants.join(", "));
+    if let Some(macs) = i.macs {
+        let share = 100.0 * i.macs_on_int8_values as f64 / macs.max(1) as f64;
+        println!("  MACs       {:.2} M, {share:.0} % of them on int8 values", macs as f64 / 1e6);
+    }
+    let operators: Vec<String> = i.operators.iter().map(|(op, n)| format!("{op} {n}")).collect();
+    println!("  operators  {}", operators.join(", "));
+    for u in &i.unsupported {
+        println!("  unsupported {} at {}: {}", u.op, u.node, u.reason);
+    }
+    if nodes {
+        let mut rows = vec![["node", "operator", "works in", "MACs", "why"].map(String::from).to_vec()];
+        for n in &i.nodes {
+            let macs = n.macs.map_or("?".into(), |m| m.to_string());
+            rows.push(vec![n.name.clone(), n.op.clone(), word(n.precision).into(), macs, n.why.into()]);
+        }
+        print!("{}", table::render(&rows));
+    }
+    println!();
+}
