@@ -270,15 +270,15 @@ def mel_centres():
 class Mixer:
     """Makes training batches: warped voices, other channels, added noise. All randomness from one torch generator."""
 
-    def __init__(self, data, rows, seed):
-        self.data, self.rows = data, rows
+    def __init__(self, data, groups, seed):
+        self.groups = groups
         self.g = torch.Generator().manual_seed(seed)
         self.speech = torch.from_numpy(data.x)
         self.noise = torch.exp(torch.from_numpy(data.noise).float())
         self.label = torch.from_numpy(data.label)
         self.span = torch.from_numpy(data.span.astype(np.int64))
         centres = mel_centres()
-        self.factors = np.linspace(0.86, 1.16, 31)
+        self.factors = np.concatenate([np.linspace(0.86, 1.16, 31), np.ones(15)])
         # One 40x40 interpolation matrix a factor.
         self.warp = torch.from_numpy(np.stack([[np.interp(np.interp(c * a, centres, np.arange(MELS)), np.arange(MELS), row) for row in np.eye(MELS)]
                                                for a in self.factors for c in [centres]]).astype(np.float32)).transpose(1, 2).contiguous()
@@ -310,7 +310,7 @@ class Mixer:
         x, label, span = self.speech[rows].float(), self.label[rows].clone(), self.span[rows]
         x = self.warped(x)
         # Another channel: a smooth random gain per band.
-        knots = torch.randn(n, 1, 5, generator=self.g) * 0.5
+        knots = torch.randn(n, 1, 5, generator=self.g) * 0.35
         channel = torch.exp(F.interpolate(knots, MELS, mode="linear", align_corners=True)).transpose(1, 2)
         power = torch.exp(x) * channel
         t = torch.arange(FRAMES)[None]
@@ -321,11 +321,11 @@ class Mixer:
         cut = (mode < 0.45)[:, None, None]  # noise over the clip only, as in the evaluation recipe
         cover = torch.where(cut, inside, torch.ones_like(inside))
         noise = noise * cover
-        snr = torch.where(torch.rand(n, generator=self.g) < 0.7, self.uniform(n, -7, 12), self.uniform(n, 10, 40))
+        snr = torch.where(torch.rand(n, generator=self.g) < 0.7, self.uniform(n, -5, 12), self.uniform(n, 10, 40))
         gain = level(power, inside) / level(noise, inside).clamp(min=1e-12) / 10 ** (snr / 10)
         gain = torch.where(mode < 0.2, torch.zeros(n), gain).clamp(max=1e6)
         # Noise alone: the speech goes, the noise stays at a random level; a share of them as digital silence or nearly so.
-        alone = torch.rand(n, generator=self.g) < 0.12
+        alone = torch.rand(n, generator=self.g) < 0.08
         quiet = alone & (torch.rand(n, generator=self.g) < 0.1)
         gain = torch.where(alone, torch.exp(self.uniform(n, -9, 5)), gain)
         gain = torch.where(quiet, torch.zeros(n), gain)
@@ -348,9 +348,16 @@ class Mixer:
         return y
 
     def epoch(self, batch_len, count):
-        """Yields `count` rows in batches, drawn without replacement while they last."""
-        order = torch.cat([self.rows[torch.randperm(len(self.rows), generator=self.g)] for _ in range(1 + count // len(self.rows))])[:count]
-        for i in range(0, count - batch_len + 1, batch_len):
+        """Yields `count` rows in batches: from each group its share, without replacement while it lasts."""
+        total = sum(len(rows) * times for rows, times in self.groups)
+        drawn = []
+        for rows, times in self.groups:
+            n = round(count * len(rows) * times / total)
+            drawn += [rows[torch.randperm(len(rows), generator=self.g)] for _ in range(n // len(rows))]
+            drawn.append(rows[torch.randperm(len(rows), generator=self.g)[: n % len(rows)]])
+        order = torch.cat(drawn)
+        order = order[torch.randperm(len(order), generator=self.g)]
+        for i in range(0, len(order) - batch_len + 1, batch_len):
             yield self.batch(order[i : i + batch_len])
 
 
@@ -387,12 +394,18 @@ def fit(model, mixer, epochs, epoch_rows, lr, batch_len=128, ema=0.995, note="",
     return model.eval()
 
 
-def rows_of(data, exclude=None, only_synthetic=False, recorded_weight=1):
-    """Indices of the bank to train on; recorded speakers repeated `recorded_weight` times."""
-    synthetic = data.speaker == "espeak"
+def rows_of(data, exclude=None, only_synthetic=False):
+    """What to train on, as (rows of the bank, how often relative to the others).
+
+    Recorded digits weigh most: five voices are all the real ones there are. Recorded parts and scraps weigh least: too many of them
+    teach that a real voice far from the five says nothing.
+    """
+    synthetic, digit = data.speaker == "espeak", data.label != NONE
     recorded = ~synthetic & (data.speaker != exclude)
-    rows = [np.flatnonzero(synthetic)] + ([] if only_synthetic else [np.flatnonzero(recorded)] * recorded_weight)
-    return torch.from_numpy(np.concatenate(rows))
+    groups = [(synthetic & digit, 0.8), (synthetic & ~digit, 0.6)]
+    if not only_synthetic:
+        groups += [(recorded & digit, 1.2), (recorded & ~digit, 0.3)]
+    return [(torch.from_numpy(np.flatnonzero(rows)), times) for rows, times in groups]
 
 
 # --- evaluation --------------------------------------------------------------------------------------------------------
@@ -525,7 +538,7 @@ def train(exclude_speaker=None, epochs=None, rows=40_000, scale=1.0, out=None):
     model = base(data)
     epochs = epochs or (6 if exclude_speaker else 14)
     common.seed_all(31)
-    fit(model, Mixer(data, rows_of(data, exclude_speaker, recorded_weight=2), 31), epochs, rows, 2e-3, note=f" without {exclude_speaker}" if exclude_speaker else "")
+    fit(model, Mixer(data, rows_of(data, exclude_speaker), 31), epochs, rows, 2e-3, note=f" without {exclude_speaker}" if exclude_speaker else "")
     folder = Path(out) if out else common.cache("loso", exclude_speaker, "x").parent if exclude_speaker else common.CACHE
     f32_path = folder / "speech.f32.onnx"
     int8_path = folder / "speech.int8.onnx" if exclude_speaker or out else common.BUNDLE / "speech.int8.onnx"
