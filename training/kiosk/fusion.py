@@ -427,12 +427,17 @@ def write_settings():
     """Carries temperatures and the out-of-scope threshold from the metrics in the cache into bundle.toml."""
     path = common.BUNDLE / "bundle.toml"
     text = path.read_text()
-    found = {name: json.loads(common.cache(f"{name}_metrics.json").read_text()) for name in ("card", "request", "fusion")}
     for name in ("card", "request", "fusion"):
-        text = set_in_manifest(text, f'model = "{name}.int8.onnx"', "temperature", round(found[name]["temperature"], 3))
-    # The first key written stands below the second.
-    text = set_in_manifest(text, 'labels = "intents.txt"', "threshold", found["request"]["intents_threshold"])
-    text = set_in_manifest(text, 'labels = "intents.txt"', "temperature", found["request"]["intents_temperature"])
+        metrics = common.cache(f"{name}_metrics.json")
+        if not metrics.exists():
+            print(f"{metrics}: not there; the settings of {name} in {path} stay as they are", flush=True)
+            continue
+        found = json.loads(metrics.read_text())
+        text = set_in_manifest(text, f'model = "{name}.int8.onnx"', "temperature", round(found["temperature"], 3))
+        if name == "request":
+            # The first key written stands below the second.
+            text = set_in_manifest(text, 'labels = "intents.txt"', "threshold", found["intents_threshold"])
+            text = set_in_manifest(text, 'labels = "intents.txt"', "temperature", found["intents_temperature"])
     path.write_text(text)
 
 

@@ -327,6 +327,7 @@ def train(log=print) -> dict:
     common.seed_all(SEED + 2)
     student = Student(first_words(source_ids), len(task.intents))
     ids = ids_of(tok, texts)
+    check_against_runtime(tok, task.text["val"])
     fit(student, ids, kinds, fine, desk, view, EPOCHS, log)
     return export(task, tok, student, ids[:: len(ids) // 1500], time.time() - start, log)
 
