@@ -115,7 +115,7 @@ impl<'a> Constant<'a> {
             name: name.into(),
             dims: self.tensor.dims.clone(),
             data_type: F32,
-            raw_data: values.into(),
+            raw_data: values,
             ..TensorProto::default()
         }
     }
@@ -225,7 +225,7 @@ mod tests {
             name: name.into(),
             dims: dims.to_vec(),
             data_type,
-            raw_data: raw.into(),
+            raw_data: raw,
             ..TensorProto::default()
         };
         let scale: Vec<u8> = [0.5f32, 2.0].iter().flat_map(|s| s.to_le_bytes()).collect();

@@ -865,6 +865,18 @@ mod tests {
     }
 
     #[test]
+    fn input_buffers_are_reused_from_run_to_run() {
+        let shape = [1, 1, 16, 16];
+        let mut model = load("card.onnx", &[f32s(&shape)]).unwrap();
+        let (x, mut outputs) = (Tensor::zeros_f32(&shape), model.new_outputs());
+        let before = Arc::as_ptr(&model.slots[0]);
+        for _ in 0..2 {
+            model.run(&[&x], &mut outputs).unwrap();
+        }
+        assert_eq!(before, Arc::as_ptr(&model.slots[0]));
+    }
+
+    #[test]
     fn a_model_can_move_to_another_thread() {
         fn is_send<T: Send>() {}
         is_send::<Model>();
