@@ -36,6 +36,8 @@ pub fn explain(text: &str, error: &toml::de::Error) -> (usize, String) {
     if let Some(name) = message.strip_prefix("duplicate key") {
         return (line, format!("a key is given twice{name}; remove one"));
     }
+    // What the crate says about an enum that is given neither as a word nor as a table.
+    let message = message.replace("wanted string or table", "wrong type, expected a word in quotes");
     let message = message.replace("invalid type:", "wrong type:").replace("unknown variant", "unknown value");
     if key.is_empty() { (line, message) } else { (line, format!("{key}: {message}")) }
 }
