@@ -1,0 +1,51 @@
+Board {
+    name: "orin-nano",
+    description: "NVIDIA Jetson Orin Nano",
+    drivers: &["v4l", "alsa", "gpio"],
+    drivers_required: &[],
+    model: Model {
+        bundle: "kiosk",
+        variant: Variant::Int8,
+    },
+    cpu: Cpu {
+        arch: Arch::Aarch64,
+        cores: 6,
+        inference_threads: 1,
+    },
+    memory: Memory {
+        total_mb: 4096,
+        budget_mb: 40,
+    },
+    latency: Latency {
+        decision_ms_max: 20,
+        start_ms_max: 300,
+    },
+    camera: Camera {
+        device: "auto",
+        formats: &[FrameFormat::Mjpeg, FrameFormat::Yuyv, FrameFormat::Nv12, FrameFormat::Gray, FrameFormat::Rgb],
+        width: 640,
+        height: 480,
+        rate_hz: 30,
+        queue_len: 4,
+        timeout_ms: 2000,
+    },
+    audio: Audio {
+        device: "default",
+        sample_rate_hz: 16000,
+        block_ms: 20,
+        queue_len: 64,
+        timeout_ms: 1000,
+    },
+    text: Text {
+        queue_len: 16,
+    },
+    sensor: Sensor {
+        queue_len: 64,
+    },
+    events: Events {
+        queue_len: 256,
+    },
+    gpio: &[
+        Gpio { name: "call_staff", label: "tegra234-gpio", line: 144 },
+    ],
+}
