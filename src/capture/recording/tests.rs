@@ -1,3 +1,5 @@
+//! A written recording reads back, and every way one can be damaged.
+
 use std::collections::BTreeMap;
 use std::io::Cursor;
 

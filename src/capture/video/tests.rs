@@ -1,3 +1,5 @@
+//! Y4M files: formats, times, and every way a file can be wrong.
+
 use std::io::Cursor;
 
 use super::*;
