@@ -400,7 +400,11 @@ fn the_number_of_encoders_is_bounded() {
     let head = "[bundle]\nname = \"x\"\nversion = \"1.0.0\"\n";
     let tail = "[fusion]\nmodel = \"f.onnx\"\nmax_age_ms = 1\nlabels = \"labels.txt\"\n";
     let encoders = |n: usize| {
-        (0..n).map(|i| format!("[[encoder]]\nname = \"e{i}\"\nsource = \"camera\"\nmodel = \"card.onnx\"\n[encoder.image]\nsize = [8, 8]\n")).collect::<String>()
+        let one = |i| {
+            let head = format!("[[encoder]]\nname = \"e{i}\"\nsource = \"camera\"\n");
+            head + "model = \"card.onnx\"\n[encoder.image]\nsize = [8, 8]\n"
+        };
+        (0..n).map(one).collect::<String>()
     };
     let rows = [
         (format!("{head}encoder = []\n"), "bundle.toml:4: unknown key `encoder` in `bundle`"),
