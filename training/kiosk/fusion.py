@@ -32,8 +32,31 @@ MAX_AGE_S = np.array([1.5, 1.5, 4.0], np.float32)
 # Share of tokens of the greatest age that belong to something else by then.
 STALE_WRONG = np.array([0.35, 0.35, 0.12], np.float32)
 CARD_FRAMES = 5200
+# Share of everyday visits without a visitor. The measured rows have fewer; a kiosk has far more, and a single modality must not
+# call staff to an empty room.
+NOBODY = 0.4
 ROWS = 160_000
 EPOCHS = 6
+
+
+# Words that the speech encoder was neither trained nor is measured on: how sure it is of them is how sure it is of strangers.
+STRANGE_WORDS = """
+anchor arrow artist avenue basket battle beard beauty blanket bottle bottom branch breath bucket bullet candle cannon captain carrot cattle
+center chapter cheek chicken chimney circle citizen clay cliff cloth coach coast collar column copper corner cotton couple cousin cream
+cricket crystal curtain damage danger decade degree delay detail devil dinner distance double dragon dress drum dust eagle elbow empire
+energy error evil fabric factor failure farmer fashion feather fellow figure finger flame flavor flower fountain frame freedom frost
+fruit funnel gallon garlic gender ghost giant glove golf grammar grass gravel habit hammer handle harvest helmet hidden honey hotdog
+humor hunter insect iron jelly jewel journey judge kettle kingdom ladder lamb leather legend lemonade lesson letter liberty limit liquid
+lobster logic lumber magnet mansion marble meadow medal melody member mercy metal method mineral mirror mixture model moment mortgage
+motion motor muscle mystery napkin needle neighbor nerve noodle novel object onion opera option organ oven oyster palace panel
+parade parcel parrot partner pasture patient peanut pepperoni pigeon pillow pilot planet plastic poetry poison pony powder prison profit
+pudding purse puzzle quarrel rabbit radar ribbon riddle robot rocket ruler saddle sailor salmon sample sandal savage scissors seed
+serpent shadow shelter shield shoulder signal skeleton slipper smoke soldier spider spirit sponge stable statue stomach studio
+subject supper surface swallow symbol talent tailor temple tender texture thimble thread tiger tongue towel tractor treasure trophy tunnel turtle
+uncle uniform vapor velvet vessel victory vinegar wagon walnut warrior weapon whistle widow willow wisdom witness wizard wrinkle yogurt
+site fate tile pile hide ride fade grade rate stone phone bone gone gun run done fun bun flew grew force court
+sport port fort thrift thrill tray freak freeze leaven hate wait gate mine fine dine shine pine vine lane zebra zinc
+""".split()
 
 
 # --- banks: what the encoders say about material they have not seen ------------------------------------------------------
@@ -98,7 +121,7 @@ def card_bank() -> Bank:
 def speech_inputs():
     """Tensors, labels, hard, fresh, speaker: recorded digits that the speech encoder was not trained on, at many levels of
     noise; other words, cut digits and noise alone as `none`."""
-    source = Path(voices.__file__).read_text() + Path(__file__).read_text().split("def speech_inputs")[1].split("\ndef ")[0]
+    source = Path(voices.__file__).read_text() + Path(__file__).read_text().split("def speech_inputs")[1].split("\ndef speech_bank")[0] + " ".join(STRANGE_WORDS)
     key = common.hashlib.sha256(source.encode()).hexdigest()[:12]
     path = common.cache("fusion", f"speech-inputs-{key}.npz")
     if not path.exists():
@@ -118,13 +141,18 @@ def speech_inputs():
                 draw = rng.random()
                 snr = 99.0 if draw < 0.15 else float(rng.uniform(3, 20)) if draw < 0.4 else float(rng.uniform(-4, 3))
                 x = x if snr == 99.0 else noisy(x, snr)
-                windows.append(voices.centred(x))
+                # As `eval` cuts clips, or wherever a live window happens to have it.
+                x = voices.centred(x) if rng.random() < 0.7 else speech.place(rng, x, len(x), "whole")[0]
+                windows.append(x)
                 about.append((clip.label, snr < 3, clip.index >= 49, clip.speaker))
         others = [c for c in voices.synthetic() if c.label == NONE and not c.test]
         for i in rng.choice(len(others), 900, replace=False):
             x = speech.heard(rng, others[i].audio, tail=False)[0]
             x = noisy(x, float(rng.uniform(-3, 15))) if rng.random() < 0.5 else x
             windows.append(voices.centred(x))
+            about.append((NONE, False, rng.random() < 0.2, "espeak"))
+        for x in strangers(rng, noises):
+            windows.append(x)
             about.append((NONE, False, rng.random() < 0.2, "espeak"))
         for _ in range(900):
             x = voices.excerpt(rng, noises[int(rng.integers(len(noises)))], voices.WINDOW)
@@ -134,6 +162,24 @@ def speech_inputs():
         common.save_npz(path, x=speech.tensors(windows), label=label.astype(np.int64), hard=hard, fresh=fresh, who=who)
     with np.load(path) as stored:
         return tuple(stored[name] for name in ("x", "label", "hard", "fresh", "who"))
+
+
+def strangers(rng, noises, count: int = 2400):
+    """Windows of a live stream of STRANGE_WORDS with pauses, half of it over noise: whole words, cut words, two words."""
+    known = set(voices.WORDS) | set(voices.HELD_OUT_WORDS) | set(voices.DIGITS)
+    parts = []
+    for word in [w for w in dict.fromkeys(STRANGE_WORDS) if w not in known]:
+        for _ in range(2):
+            voice = f"{rng.choice(voices.ENGLISH)}+{rng.choice(voices.VARIANTS)}"
+            said = voices.say(word, voice, int(rng.integers(100, 200)), int(rng.integers(20, 85)))
+            parts += [said * float(rng.uniform(0.2, 1.0)), np.zeros(int(rng.uniform(0.05, 0.8) * voices.RATE_HZ), np.float32)]
+    talk = np.concatenate(parts)
+    for start in np.sort(rng.integers(0, len(talk) - voices.WINDOW, count)):
+        x = talk[start : start + voices.WINDOW].copy()
+        if rng.random() < 0.5:
+            noise = voices.excerpt(rng, noises[int(rng.integers(len(noises)))], voices.WINDOW)
+            x = x + noise * float(rng.uniform(0.05, 0.5))
+        yield np.clip(x, -1, 1).astype(np.float32)
 
 
 def speech_bank(model: Path, exclude_speaker: str | None) -> Bank:
@@ -186,7 +232,7 @@ def draw(rng, table, labels):
     return out
 
 
-def visits(banks: list[Bank], rng, count: int, fresh: bool, hard_share: float, old_share: float = 0.5) -> Visits:
+def visits(banks: list[Bank], rng, count: int, fresh: bool, hard_share: float, old_share: float = 0.5, nobody: float = 0.0) -> Visits:
     """Synthetic visits. A row is either the hard condition (corrupted card and speech near 0 dB, both there) or an everyday
     visit: a visitor uses some of the modalities, the others see and hear nobody, or are absent. Then any subset is masked."""
     tables = [[b.rows(c, fresh) for c in range(CLASSES)] for b in banks]
@@ -195,6 +241,7 @@ def visits(banks: list[Bank], rng, count: int, fresh: bool, hard_share: float, o
         table[NONE] = plain[NONE]
     label = rng.integers(0, CLASSES, count)
     hard = rng.random(count) < hard_share
+    label[~hard & (rng.random(count) < nobody)] = NONE
     uses = rng.random((count, 3)) < 2 / 3
     uses[hard, :2] = True
     # Any subset may be masked, but never all that the visitor uses: nothing could be learned from such a row.
@@ -315,7 +362,7 @@ def fit(model: Fusion, banks: list[Bank], rng, epochs: int, rows: int, log):
     opt = torch.optim.AdamW(model.parameters(), lr=3e-3, weight_decay=0.01)
     plan = torch.optim.lr_scheduler.OneCycleLR(opt, 3e-3, total_steps=epochs * (rows // size) + 1, pct_start=0.1)
     for epoch in range(epochs):
-        v = visits(banks, rng, rows, fresh=False, hard_share=0.4)
+        v = visits(banks, rng, rows, fresh=False, hard_share=0.4, nobody=NOBODY)
         tokens, mask, age, label = tensors_of(banks, v)
         wanted = torch.from_numpy(expert_targets(banks, v))
         model.train()
