@@ -227,7 +227,12 @@ fn audio(at: &At, audio: &AudioSpec) -> Checked {
         return Ok(());
     }
     let n_fft = audio.n_fft;
-    at.expect((16..=65_536).contains(&n_fft) && n_fft.is_multiple_of(2), "n_fft", n_fft, "an even number from 16 to 65536")?;
+    at.expect(
+        (16..=65_536).contains(&n_fft) && n_fft.is_multiple_of(2),
+        "n_fft",
+        n_fft,
+        "an even number from 16 to 65536",
+    )?;
     let samples = |ms: f32| f64::from(ms) * f64::from(rate) / 1000.0;
     let window = samples(audio.window_ms as f32);
     at.expect(n_fft as f64 <= window, "n_fft", n_fft, &format!("at most the window's {window} samples"))?;
