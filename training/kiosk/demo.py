@@ -14,7 +14,7 @@ from . import cards, common, mcapio, voices
 
 FPS = 5
 SIZE = (640, 480)
-JPEG_QUALITY = 72
+JPEG_QUALITY = 64
 BLOCK = voices.RATE_HZ // 10
 SEED = 8
 
@@ -48,7 +48,7 @@ SCENES = [
     Scene(5, "desk_7", "a voice says seven", words=[(1.0, "seven")]),
     Scene(3, None, "a voice that says no number", words=[(0.8, "good morning")]),
     Scene(7, "desk_1", "a typed request", texts=[(0.6, "my credit card was declined at the restaurant")]),
-    Scene(6, "desk_5", "a blurred card and a voice in noise", card=5, strength=0.9, words=[(1.2, "five")], snr_db=0.0),
+    Scene(6, "desk_5", "a blurred card and a voice in noise", card=5, strength=0.5, words=[(1.2, "five")], snr_db=0.0),
     Scene(3, None, "nobody"),
     Scene(5, "desk_2", "the lens is covered, a voice says two", covered=True, words=[(1.2, "two")]),
     Scene(3, None, "the lens is still covered", covered=True),
@@ -80,7 +80,7 @@ def frames(rng, scene):
     def picture(what):
         # the same card and background for a while, with a little of the hand's movement and of the sensor's noise
         if what not in pool:
-            own = np.random.default_rng((still_seed, what))
+            own = np.random.default_rng((still_seed, what + 2))
             if what == -2:
                 pool[what] = cards.render(own, None, "covered", size=SIZE, color=True)
             elif what == -1:
@@ -97,7 +97,7 @@ def frames(rng, scene):
         frame = cv2.warpAffine(frame, shift, SIZE, borderMode=cv2.BORDER_REPLICATE)
         if held and scene.strength:
             frame = cards.corrupt(np.random.default_rng((still_seed, 9)), frame, scene.strength)
-        noise = rng.normal(0, 2.0, frame.shape[:2])[..., None]
+        noise = rng.normal(0, 1.2, frame.shape[:2])[..., None]
         frame = np.clip(frame + noise, 0, 255).astype(np.uint8)
         yield t, cv2.imencode(".jpg", frame, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1].tobytes()
 
