@@ -1,0 +1,80 @@
+//! After warm-up, a window allocates nothing in capture, preprocess, fuse and decide. The engine's own allocations, and
+//! those of the libraries that decode JPEG and split text into tokens, are counted apart.
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+use std::sync::Arc;
+
+use attendant::bundle::Bundle;
+use attendant::metrics::in_engine;
+use attendant::pipeline::{Options, Pipeline};
+use attendant::signal::{AudioBlock, Event, Frame, FrameSeq, PixelFormat, Sample, SampleIdx};
+use attendant::time::Micros;
+
+thread_local! {
+    /// Allocations of this thread, by whether the engine was running.
+    static OURS: Cell<u64> = const { Cell::new(0) };
+    static ENGINE: Cell<u64> = const { Cell::new(0) };
+}
+
+struct Counting;
+
+// SAFETY: every call is handed to the system's allocator unchanged; the counters are plain thread-local cells.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        let counter = if in_engine() { &ENGINE } else { &OURS };
+        counter.with(|c| c.set(c.get() + 1));
+        // SAFETY: the caller's contract is the system allocator's.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
+        // SAFETY: `ptr` came from `alloc` above, which is the system's.
+        unsafe { System.dealloc(ptr, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+fn frame(k: u64) -> Frame {
+    let (width, height) = (640, 480);
+    // a gradient that moves: nothing to decide, everything to preprocess
+    let data = (0..width * height).map(|i| ((u64::from(i) + 7 * k) % 251) as u8).collect();
+    Frame { t: Micros::from_ms(200 * k), seq: FrameSeq(k), width, height, stride: width, format: PixelFormat::Gray, data }
+}
+
+fn block(k: u64) -> AudioBlock {
+    let data = (0..1600).map(|i| 0.1 * ((i as f32) * 0.05 + k as f32).sin()).collect();
+    AudioBlock { t: Micros::from_ms(100 * k), first: SampleIdx(1600 * k), gap_samples: 0, sample_rate_hz: 16_000, data }
+}
+
+#[test]
+fn a_window_allocates_nothing_of_ours_after_warm_up() {
+    let dir = attendant::bundle::locate(None).unwrap();
+    let mut pipeline = Pipeline::load(&Bundle::open(&dir).unwrap(), &Options::default()).unwrap();
+    let mut samples: Vec<(Arc<str>, Micros, Sample)> = Vec::new();
+    for k in 0..200 {
+        samples.push(("mic".into(), Micros::from_ms(100 * (k + 1)), Sample::Audio(block(k))));
+        if k % 2 == 0 {
+            samples.push(("camera".into(), Micros::from_ms(100 * (k + 1)), Sample::Frame(frame(k / 2))));
+        }
+    }
+    let mut events: Vec<Event> = Vec::with_capacity(64);
+    let warm_up = samples.len() / 2;
+    let mut before = (0, 0);
+    for (i, (source, now, sample)) in samples.iter().enumerate() {
+        if i == warm_up {
+            before = (OURS.with(Cell::get), ENGINE.with(Cell::get));
+        }
+        pipeline.process(source, sample, *now, &mut events);
+        events.clear();
+    }
+    let ours = OURS.with(Cell::get) - before.0;
+    let engine = ENGINE.with(Cell::get) - before.1;
+    let windows: u64 = pipeline.counters().map(|(_, c)| c.windows).sum();
+    println!("{windows} windows; after warm-up {ours} allocations of ours, {engine} of the engine's");
+    assert!(windows > 100, "the samples were encoded");
+    assert!(engine > 0, "the counter works: the engine is known to allocate");
+    assert_eq!(ours, 0);
+}
