@@ -14,12 +14,9 @@ use crate::decide::advice::{self, Catalogue, Known, Lang, UnknownLanguage};
 use crate::decide::{self, FusedView, Policy, Verdict};
 use crate::fuse::{Fused, Fusion, FusionShape, TokenView};
 use crate::infer::{Dtype, Encoder as _, InferError, OnnxEncoder};
-use crate::preprocess::{
-    AudioPreprocessor, ImagePreprocessor, PreprocessError, SeriesPreprocessor, TextPreprocessor,
-};
+use crate::preprocess::{AudioPreprocessor, ImagePreprocessor, PreprocessError, SeriesPreprocessor, TextPreprocessor};
 use crate::signal::{
-    Embedding, Event, EventKind, Frame, MAX_MODALITIES, ModalityState, ModalityView,
-    SCHEMA_VERSION, Sample, Tensor,
+    Embedding, Event, EventKind, Frame, MAX_MODALITIES, ModalityState, ModalityView, SCHEMA_VERSION, Sample, Tensor,
 };
 use crate::time::Micros;
 
@@ -370,7 +367,8 @@ impl Pipeline {
         let catalogue = load_catalogue(bundle, &options.lang)?;
         let mut known_states = heapless::Vec::new();
         known_states.resize(stages.len(), ModalityState::Absent).expect("Bundle::open bounds the encoders");
-        let thresholds = bundle.manifest.encoder.iter().map(|e| e.intents.as_ref().map_or(0.0, |i| i.threshold)).collect();
+        let thresholds =
+            bundle.manifest.encoder.iter().map(|e| e.intents.as_ref().map_or(0.0, |i| i.threshold)).collect();
         info!("bundle {} for board {}: {} encoders", bundle.id, BOARD.name, stages.len());
         Ok(Pipeline {
             fused: Fused::default(),
@@ -492,10 +490,8 @@ impl Pipeline {
         let mut tokens: heapless::Vec<TokenView<'_>, MAX_MODALITIES> = heapless::Vec::new();
         for stage in &self.stages {
             let fresh = stage.state(now) == ModalityState::Ok;
-            let view = TokenView {
-                embedding: fresh.then_some(&stage.embedding),
-                age: stage.age(now).unwrap_or_default(),
-            };
+            let view =
+                TokenView { embedding: fresh.then_some(&stage.embedding), age: stage.age(now).unwrap_or_default() };
             tokens.push(view).unwrap_or_else(|_| unreachable!("Bundle::open bounds the encoders"));
         }
         if let Err(error) = self.fusion.fuse(&tokens, &mut self.fused) {
@@ -542,7 +538,9 @@ impl Pipeline {
             let modality = self.stages[i].name.clone();
             match state {
                 ModalityState::Failed => warn!("{modality}: failed: {reason}"),
-                ModalityState::Ok | ModalityState::Stale | ModalityState::Absent => info!("{modality}: {state:?}: {reason}"),
+                ModalityState::Ok | ModalityState::Stale | ModalityState::Absent => {
+                    info!("{modality}: {state:?}: {reason}")
+                }
             }
             let event = self.event(now, EventKind::Modality { modality, state, reason });
             events.push(event);
@@ -587,7 +585,9 @@ impl Pipeline {
         let stage = &mut self.stages[index];
         let done = match (&mut stage.preprocessor, input) {
             (Preprocessor::Image(p), Input::Frame(frame)) => p.run(frame, &mut stage.input),
-            (Preprocessor::Audio(p), Input::Clip { samples, rate_hz }) => p.clip_window(samples, rate_hz, &mut stage.input),
+            (Preprocessor::Audio(p), Input::Clip { samples, rate_hz }) => {
+                p.clip_window(samples, rate_hz, &mut stage.input)
+            }
             (Preprocessor::Text(p), Input::Text(text)) => p.run(text, &mut stage.input),
             (other, input) => {
                 return Err(PipelineError::WrongInput {
@@ -686,7 +686,8 @@ fn load_fusion(bundle: &Bundle, stages: &[Stage], none_class: Option<usize>) -> 
             mismatch(format!("encoder {}: its model has no output `embedding`, which [fusion] needs", stage.name))
         })?;
         if *token_len.get_or_insert(len) != len {
-            let reason = format!("encoder {}: embedding of {len} values, the encoders before it have {token_len:?}", stage.name);
+            let reason =
+                format!("encoder {}: embedding of {len} values, the encoders before it have {token_len:?}", stage.name);
             return Err(mismatch(reason));
         }
     }

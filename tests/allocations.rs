@@ -41,7 +41,15 @@ fn frame(k: u64) -> Frame {
     let (width, height) = (640, 480);
     // a gradient that moves: nothing to decide, everything to preprocess
     let data = (0..width * height).map(|i| ((u64::from(i) + 7 * k) % 251) as u8).collect();
-    Frame { t: Micros::from_ms(200 * k), seq: FrameSeq(k), width, height, stride: width, format: PixelFormat::Gray, data }
+    Frame {
+        t: Micros::from_ms(200 * k),
+        seq: FrameSeq(k),
+        width,
+        height,
+        stride: width,
+        format: PixelFormat::Gray,
+        data,
+    }
 }
 
 fn block(k: u64) -> AudioBlock {

@@ -42,7 +42,8 @@ fn check(case: &str, args: &[&str], code: i32, named: &[&str]) -> Option<String>
     let stderr = String::from_utf8_lossy(&output.stderr);
     let missing: Vec<_> = named.iter().filter(|n| !stderr.contains(**n)).collect();
     let fine = output.status.code() == Some(code) && missing.is_empty() && !stderr.contains("panicked");
-    (!fine).then(|| format!("{case}: exit {:?}, expected {code}; missing {missing:?} in: {stderr}", output.status.code()))
+    (!fine)
+        .then(|| format!("{case}: exit {:?}, expected {code}; missing {missing:?} in: {stderr}", output.status.code()))
 }
 
 fn assert_none(failures: Vec<Option<String>>) {
@@ -93,11 +94,16 @@ fn a_broken_bundle_is_named() {
         ("labels too few", |b| fs::write(b.join("labels.txt"), "desk_0\nnone\n").unwrap(), 3, &["intents.txt"]),
         ("labels twice", |b| fs::write(b.join("labels.txt"), "a\na\n").unwrap(), 3, &["labels.txt:2", "a"]),
         ("tokenizer cut", |b| fs::write(b.join("tokenizer.json"), "{").unwrap(), 3, &["tokenizer"]),
-        ("catalogue with a stranger", |b| {
-            let path = b.join("advice.toml");
-            let text = fs::read_to_string(&path).unwrap();
-            fs::write(path, format!("{text}\n[class.desk_99]\nname = {{ en = \"x\", zh = \"x\" }}\n")).unwrap();
-        }, 3, &["advice.toml"]),
+        (
+            "catalogue with a stranger",
+            |b| {
+                let path = b.join("advice.toml");
+                let text = fs::read_to_string(&path).unwrap();
+                fs::write(path, format!("{text}\n[class.desk_99]\nname = {{ en = \"x\", zh = \"x\" }}\n")).unwrap();
+            },
+            3,
+            &["advice.toml"],
+        ),
         ("demo gone", |b| fs::remove_file(b.join("demo.mcap")).unwrap(), 3, &["demo.mcap"]),
     ];
     let mut failures = Vec::new();

@@ -40,7 +40,8 @@ const ONLY_HERE: &[(&str, &[&str], &str)] = &[
 ];
 
 /// Files that may contain `unsafe`: int8 kernels, drivers, the counting allocators of a test and of benches.
-const UNSAFE_FILES: &[&str] = &["src/infer/quant/", "src/capture/v4l.rs", "src/capture/alsa.rs", "tests/allocations.rs", "benches/"];
+const UNSAFE_FILES: &[&str] =
+    &["src/infer/quant/", "src/capture/v4l.rs", "src/capture/alsa.rs", "tests/allocations.rs", "benches/"];
 
 const COLUMNS_MAX: usize = 160;
 const LINES_MAX: usize = 1200;

@@ -38,6 +38,7 @@ def run_stage(name):
     print(f"== {name}", flush=True)
     # The modules read their own options from the command line.
     sys.argv = [f"kiosk.{name}"]
+    sys.argv = [name]  # a stage reads its own arguments when it is run alone
     importlib.import_module(f"kiosk.{name}").main()
     seconds = time.monotonic() - start
     print(f"== {name}: {seconds:.0f} s", flush=True)

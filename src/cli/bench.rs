@@ -150,7 +150,12 @@ fn step(pipeline: &mut Pipeline, inputs: &Inputs, given: &[bool], times: &mut [V
     Ok(top)
 }
 
-fn serve(pipeline: &mut Pipeline, inputs: &Inputs, given: &[bool], times: &mut [Vec<u64>]) -> Result<ExitCode, Failure> {
+fn serve(
+    pipeline: &mut Pipeline,
+    inputs: &Inputs,
+    given: &[bool],
+    times: &mut [Vec<u64>],
+) -> Result<ExitCode, Failure> {
     for line in io::stdin().lock().lines() {
         let line = line.map_err(|e| Failure::Input(format!("stdin: {e}")))?;
         let wrong = || Failure::Input(format!("stdin: {line:?} is no number of steps"));

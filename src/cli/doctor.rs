@@ -51,7 +51,11 @@ pub fn run(common: &Common) -> Result<ExitCode, Failure> {
         }
     }
     let failed: Vec<&str> = checks.iter().filter(|c| c.status == Status::Fail).map(|c| c.name).collect();
-    if failed.is_empty() { Ok(ExitCode::SUCCESS) } else { Err(Failure::Check(format!("to be mended: {}", failed.join(", ")))) }
+    if failed.is_empty() {
+        Ok(ExitCode::SUCCESS)
+    } else {
+        Err(Failure::Check(format!("to be mended: {}", failed.join(", "))))
+    }
 }
 
 fn check(name: &'static str, status: Status, text: impl Into<String>) -> Check {
@@ -135,9 +139,14 @@ fn memory() -> Check {
         return check("memory", Status::None, "no /proc here to read it from");
     };
     let (budget_mb, peak_mb, free_mb) = (u64::from(BOARD.memory.budget_mb), peak_kb / 1000, free_kb / 1000);
-    let text = format!("this process {peak_mb} MB with the bundle loaded, budget {budget_mb} MB, {free_mb} MB available");
+    let text =
+        format!("this process {peak_mb} MB with the bundle loaded, budget {budget_mb} MB, {free_mb} MB available");
     if peak_mb > budget_mb {
-        return check("memory", Status::Fail, format!("{text}; take a smaller bundle, or raise memory.budget_mb of the board"));
+        return check(
+            "memory",
+            Status::Fail,
+            format!("{text}; take a smaller bundle, or raise memory.budget_mb of the board"),
+        );
     }
     let status = if free_mb < budget_mb { Status::Warn } else { Status::Ok };
     check("memory", status, text)

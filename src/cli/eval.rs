@@ -73,7 +73,8 @@ pub fn read_rows(path: &Path) -> Result<Vec<Row>, Failure> {
     let (mut rows, mut bytes, mut line) = (Vec::new(), Vec::new(), 0);
     loop {
         bytes.clear();
-        let read = std::io::Read::take(&mut reader, ROW_BYTES_MAX as u64).read_until(b'\n', &mut bytes).map_err(unreadable)?;
+        let read =
+            std::io::Read::take(&mut reader, ROW_BYTES_MAX as u64).read_until(b'\n', &mut bytes).map_err(unreadable)?;
         if read == 0 {
             break;
         }
@@ -297,7 +298,8 @@ fn target_of(row: &Row, pipeline: &Pipeline, file: &Path) -> Result<Target, Fail
             return Ok(Target { class: intents.class[intent], intent: IntentTarget::Known(intent) });
         }
         if label == "oos" {
-            let none = pipeline.none().ok_or_else(|| Failure::Input(format!("{}: oos, but the bundle has no none", at())))?;
+            let none =
+                pipeline.none().ok_or_else(|| Failure::Input(format!("{}: oos, but the bundle has no none", at())))?;
             return Ok(Target { class: none, intent: IntentTarget::OutOfScope });
         }
     }
@@ -360,11 +362,18 @@ impl Scored {
 
 fn print_report(report: &Report) {
     let cells = |name: String, s: &Proportion| {
-        vec![name, format!("{:.2} %", 100.0 * s.rate), format!("{:.1}-{:.1}", 100.0 * s.low, 100.0 * s.high), s.of.to_string()]
+        vec![
+            name,
+            format!("{:.2} %", 100.0 * s.rate),
+            format!("{:.1}-{:.1}", 100.0 * s.low, 100.0 * s.high),
+            s.of.to_string(),
+        ]
     };
     let head = |name: &str| vec![name.to_owned(), "accuracy".into(), "95 %".into(), "rows".into()];
     println!("{}: {} rows, bundle {}", report.file.display(), report.rows, report.bundle);
-    println!("The modalities of a row are paired by whoever made the file; they need not have been recorded together.\n");
+    println!(
+        "The modalities of a row are paired by whoever made the file; they need not have been recorded together.\n"
+    );
     let mut rows = vec![head("fused"), cells("all present".into(), &report.fused.accuracy)];
     rows.push(vec![]);
     rows.push(head("alone (own head)"));

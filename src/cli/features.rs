@@ -70,7 +70,10 @@ pub fn run(common: &Common, args: &FeaturesArguments) -> Result<ExitCode, Failur
             export_lines(&args.input, pre, &mut export)?;
         }
         _ => {
-            return Err(Failure::Usage(format!("--encoder {}: series have no file form; use .jsonl rows", args.encoder)));
+            return Err(Failure::Usage(format!(
+                "--encoder {}: series have no file form; use .jsonl rows",
+                args.encoder
+            )));
         }
     }
     let (rows, shape) = export.finish(&args.input)?;

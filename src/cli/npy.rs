@@ -30,7 +30,8 @@ impl NpyWriter {
             [1, rest @ ..] => rest.to_vec(),
             all => all.to_vec(),
         };
-        let mut writer = NpyWriter { file: BufWriter::new(File::create(path)?), descr, row_shape, rows: 0, bytes: Vec::new() };
+        let mut writer =
+            NpyWriter { file: BufWriter::new(File::create(path)?), descr, row_shape, rows: 0, bytes: Vec::new() };
         writer.write_header()?;
         Ok(writer)
     }

@@ -74,7 +74,9 @@ pub fn run(common: &Common, args: &RunArguments) -> Result<ExitCode, Failure> {
     let from_terminal = args.text.as_deref() == Some(Path::new("-"));
     if from_terminal {
         if args.speed == Some(Speed::Max) {
-            return Err(Failure::Usage("--speed max: --text - waits for a person; give a file, or leave --speed out".into()));
+            return Err(Failure::Usage(
+                "--speed max: --text - waits for a person; give a file, or leave --speed out".into(),
+            ));
         }
         return run_live(common, args, &mut pipeline, &clock, &stop);
     }
@@ -146,7 +148,8 @@ fn run_live(
     }
     if let Some(path) = args.mic.clone() {
         wav::WavMic::open(&path, super::BLOCK_MS)?;
-        let opener = Opener::Mic(Box::new(move || Ok(Box::new(wav::WavMic::open(&path, super::BLOCK_MS)?) as Box<dyn Mic>)));
+        let opener =
+            Opener::Mic(Box::new(move || Ok(Box::new(wav::WavMic::open(&path, super::BLOCK_MS)?) as Box<dyn Mic>)));
         sources.push(LiveSource { name: "mic".into(), paced: true, opener });
     }
     let reader_clock = Arc::clone(clock);

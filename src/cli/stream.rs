@@ -8,8 +8,8 @@ use std::sync::atomic::AtomicBool;
 
 use attendant::capture::recording::{Recording, Survey};
 use attendant::capture::wav::WavMic;
-use attendant::emit::summary::{Seen, Summary};
 use attendant::emit::Sink;
+use attendant::emit::summary::{Seen, Summary};
 use attendant::pipeline::Pipeline;
 use attendant::supervise::{self, Feed, FileFeed, Pacing};
 use attendant::time::MonotonicClock;
@@ -63,10 +63,8 @@ pub fn run(common: &Common, file: &Path, extension: &str, pipeline: &mut Pipelin
         supervise::play(&mut *feed, pipeline, &MonotonicClock::new(), Pacing::Max, &mut sinks, &stop)?
     };
     let minutes = outcome.duration.0 as f64 / 60e6;
-    let entered: Vec<Entered> = seen
-        .entered()
-        .map(|(t, class, p)| Entered { t_s: t.0 as f64 / 1e6, class: class.to_string(), p })
-        .collect();
+    let entered: Vec<Entered> =
+        seen.entered().map(|(t, class, p)| Entered { t_s: t.0 as f64 / 1e6, class: class.to_string(), p }).collect();
     let decisions = entered.len() as u64;
     let stream = Stream {
         minutes,

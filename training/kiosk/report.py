@@ -26,8 +26,12 @@ def evaluate(bundle, rows):
 def f32_bundle():
     """The bundle with the models as they were before quantization; None if they are not in the cache."""
     folder = common.cache("f32", "x").parent
-    if not all((folder / f"{name}.f32.onnx").exists() for name in MODELS):
+    folder.mkdir(parents=True, exist_ok=True)
+    twins = {name: common.CACHE / f"{name}.f32.onnx" for name in MODELS}
+    if not all(path.exists() for path in twins.values()):
         return None
+    for name, path in twins.items():
+        shutil.copy(path, folder / f"{name}.f32.onnx")
     for path in common.BUNDLE.iterdir():
         if path.suffix in (".txt", ".json", ".toml", ".mcap"):
             shutil.copy(path, folder / path.name)
