@@ -129,10 +129,10 @@ pub struct StageCounters {
 }
 
 enum Preprocessor {
-    Image(ImagePreprocessor),
+    Image(Box<ImagePreprocessor>),
     Audio(Box<AudioPreprocessor>),
     Text(Box<TextPreprocessor>),
-    Series(SeriesPreprocessor),
+    Series(Box<SeriesPreprocessor>),
 }
 
 impl Preprocessor {
@@ -200,7 +200,7 @@ impl Stage {
         };
         let fusion_age = bundle.manifest.fusion.as_ref().map_or(1500, |f| f.max_age_ms);
         let (preprocessor, max_age_ms) = if let Some(image) = &spec.image {
-            (Preprocessor::Image(ImagePreprocessor::new(image).map_err(at)?), fusion_age)
+            (Preprocessor::Image(Box::new(ImagePreprocessor::new(image).map_err(at)?)), fusion_age)
         } else if let Some(audio) = &spec.audio {
             (Preprocessor::Audio(Box::new(AudioPreprocessor::new(audio).map_err(at)?)), fusion_age)
         } else if let Some(text) = &spec.text {
@@ -208,7 +208,7 @@ impl Stage {
             let preprocessor = TextPreprocessor::new(text, &tokenizer).map_err(at)?;
             (Preprocessor::Text(Box::new(preprocessor)), text.hold_ms)
         } else if let Some(series) = &spec.series {
-            (Preprocessor::Series(SeriesPreprocessor::new(series).map_err(at)?), fusion_age)
+            (Preprocessor::Series(Box::new(SeriesPreprocessor::new(series).map_err(at)?)), fusion_age)
         } else {
             unreachable!("Bundle::open lets no encoder without preprocessing through")
         };

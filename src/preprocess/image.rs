@@ -488,13 +488,13 @@ mod tests {
         let mut p = ImagePreprocessor::new(&spec([4, 4], Color::Rgb)).unwrap();
         let mut out = Tensor::zeros_f32(&[1]);
         let mut corrupt = frame(PixelFormat::Jpeg, 0, 0, 0, COLOUR_JPEG);
-        for at in 0..COLOUR_JPEG.len() {
-            for value in [0, 0xff, COLOUR_JPEG[at] ^ 0x55] {
+        for (at, &original) in COLOUR_JPEG.iter().enumerate() {
+            for value in [0, 0xff, original ^ 0x55] {
                 corrupt.data[at] = value;
                 // Some changes still make a picture.
                 let _ = p.run(&corrupt, &mut out);
             }
-            corrupt.data[at] = COLOUR_JPEG[at];
+            corrupt.data[at] = original;
         }
         p.run(&corrupt, &mut out).unwrap();
     }
