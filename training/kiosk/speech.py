@@ -523,7 +523,7 @@ def export(model, sets, data, f32_path, int8_path, exclude=None):
     f32_path.parent.mkdir(parents=True, exist_ok=True)
     common.export_onnx(model, torch.from_numpy(sets["clean"][:1]), f32_path, ["x"], ["embedding", "logits"])
     mixer = Mixer(data, rows_of(data, exclude), 99)
-    calibration = next(mixer.epoch(300, 300))[0].numpy()
+    calibration = next(mixer.epoch(300, 400))[0].numpy()
     common.quantize_static(f32_path, int8_path, {"x": calibration})
     return temperature
 
@@ -543,8 +543,8 @@ def train(exclude_speaker=None, epochs=None, rows=40_000, scale=1.0, out=None):
     folder = Path(out) if out else common.cache("loso", exclude_speaker, "x").parent if exclude_speaker else common.CACHE
     f32_path = folder / "speech.f32.onnx"
     int8_path = folder / "speech.int8.onnx" if exclude_speaker or out else common.BUNDLE / "speech.int8.onnx"
-    temperature = export(model, sets, data, f32_path, int8_path, exclude_speaker)
     torch.save(model.state_dict(), folder / "speech.pt")
+    temperature = export(model, sets, data, f32_path, int8_path, exclude_speaker)
     streams = exclude_speaker is None
     metrics = {name: measure(lambda x, p=path: common.onnx_logits(p, x), sets, exclude_speaker, streams) for name, path in (("f32", f32_path), ("int8", int8_path))}
     keep = sets["validation_speaker"] != exclude_speaker
