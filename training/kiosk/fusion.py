@@ -34,7 +34,7 @@ STALE_WRONG = np.array([0.35, 0.35, 0.12], np.float32)
 CARD_FRAMES = 5200
 # Share of everyday visits without a visitor. The measured rows have fewer; a kiosk has far more, and a single modality must not
 # call staff to an empty room.
-NOBODY = 0.4
+NOBODY = 0.15
 ROWS = 160_000
 EPOCHS = 6
 
