@@ -169,7 +169,7 @@ struct Shared {
 
 /// Runs `sources` through `pipeline` into `sinks`, until all have ended or `stop` is set.
 ///
-/// At the end threads have [`FAREWELL`] to finish. One that still waits for its device (a terminal nobody types into) is left
+/// At the end threads have 1.5 s to finish. One that still waits for its device (a terminal nobody types into) is left
 /// behind and named in the log; it holds no data that anyone needs.
 ///
 /// # Errors
