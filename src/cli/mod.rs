@@ -154,8 +154,14 @@ pub fn logging(arguments: &Arguments) {
     };
     let mut builder = env_logger::Builder::new();
     // the engine's own logs speak to its developers
-    builder.filter_level(level).filter_module("tract", log::LevelFilter::Error).format_target(false);
-    builder.parse_default_env().init();
+    builder.filter_level(log::LevelFilter::Trace).filter_module("tract", log::LevelFilter::Error).format_target(false);
+    if std::env::var_os("RUST_LOG").is_some() {
+        builder.parse_default_env().init();
+        return;
+    }
+    builder.init();
+    // one gate, which a configuration file can move
+    log::set_max_level(level);
 }
 
 /// Runs the command.

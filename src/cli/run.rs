@@ -9,8 +9,10 @@ use std::sync::atomic::AtomicBool;
 
 use attendant::bundle::Bundle;
 use attendant::capture::recording::{Recording, Survey};
+use attendant::capture::sensor::CsvSensor;
 use attendant::capture::text::{LineText, ScriptText};
-use attendant::capture::{Camera, Mic, TextSource, image, video, wav};
+use attendant::capture::{Camera, Mic, Sensor, TextSource, image, video, wav};
+use attendant::config::runtime::{ClockKind, LogLevel, Runtime, SinkKind, SourceKind};
 use attendant::emit::summary::{Seen, Segment};
 use attendant::emit::{JsonLines, LiveView, LiveViewOptions, Sink};
 use attendant::pipeline::{Options, Pipeline};
@@ -25,6 +27,9 @@ use super::{Common, Failure};
 pub struct RunArguments {
     /// Recording to play; without it and without sources, the bundle's demo
     recording: Option<PathBuf>,
+    /// Device configuration: sources, sinks, language (docs/config.md); options given here win
+    #[arg(long, value_name = "FILE.toml")]
+    config: Option<PathBuf>,
     /// Camera: a picture, a directory of pictures, or a .y4m, .mjpeg, .avi video
     #[arg(long, value_name = "PATH", conflicts_with = "recording")]
     camera: Option<PathBuf>,
@@ -35,7 +40,7 @@ pub struct RunArguments {
     #[arg(long, value_name = "PATH", conflicts_with = "recording")]
     text: Option<PathBuf>,
     /// Pictures per second of still pictures given as --camera
-    #[arg(long, value_name = "HZ", default_value = "5")]
+    #[arg(long, value_name = "HZ")]
     picture_hz: Option<f32>,
     /// 1 plays at real speed, max as fast as possible; the events are the same
     #[arg(long, value_name = "1|max")]
@@ -46,7 +51,13 @@ pub struct RunArguments {
     /// Also write every event as a JSON line to this file
     #[arg(long, value_name = "FILE.jsonl")]
     events: Option<PathBuf>,
+    /// Sensors of the configuration: name and file.
+    #[arg(skip)]
+    sensors: Vec<(String, PathBuf)>,
 }
+
+/// Pictures per second of still pictures, unless said otherwise.
+const PICTURE_HZ: f32 = 5.0;
 
 /// Lines of a text file come this far apart.
 const LINE_PERIOD: Micros = Micros::from_ms(5000);
@@ -63,6 +74,72 @@ pub enum Speed {
 
 /// Runs the command.
 pub fn run(common: &Common, args: &RunArguments) -> Result<ExitCode, Failure> {
+    match &args.config {
+        None => run_with(common, args),
+        Some(path) => {
+            let (common, args) = configured(common, args, path)?;
+            run_with(&common, &args)
+        }
+    }
+}
+
+/// The arguments, completed by the configuration in `path`.
+fn configured(common: &Common, args: &RunArguments, path: &Path) -> Result<(Common, RunArguments), Failure> {
+    let runtime = Runtime::read(path)?;
+    let mut args = args.clone();
+    log::set_max_level(match runtime.log {
+        LogLevel::Off => log::LevelFilter::Off,
+        LogLevel::Error => log::LevelFilter::Error,
+        LogLevel::Warn => log::LevelFilter::Warn,
+        LogLevel::Info => log::LevelFilter::Info,
+        LogLevel::Debug => log::LevelFilter::Debug,
+        LogLevel::Trace => log::LevelFilter::Trace,
+    });
+    args.lang.get_or_insert(runtime.language.0);
+    args.speed.get_or_insert(match runtime.clock {
+        ClockKind::Real => Speed::Real,
+        ClockKind::Max => Speed::Max,
+    });
+    for (name, source) in runtime.source {
+        let file = source.path.unwrap_or_else(|| "-".into());
+        match source.kind {
+            SourceKind::Recording => {
+                if args.recording.get_or_insert_with(|| file.clone()) != &file {
+                    let message = format!("{}: source.{name}: all recordings must be the same file", path.display());
+                    return Err(Failure::Usage(message));
+                }
+            }
+            SourceKind::Image | SourceKind::Video => {
+                args.camera.get_or_insert(file);
+                args.picture_hz = args.picture_hz.or(source.rate_hz);
+            }
+            SourceKind::Wav => _ = args.mic.get_or_insert(file),
+            SourceKind::Stdin => _ = args.text.get_or_insert(file),
+            SourceKind::Csv => args.sensors.push((name, file)),
+        }
+    }
+    if args.recording.is_some() && args.has_files() {
+        let message = format!("{}: a recording plays alone; remove it, or the other sources", path.display());
+        return Err(Failure::Usage(message));
+    }
+    let mut json = common.json;
+    for sink in runtime.sink {
+        match (sink.kind, sink.path.as_os_str() == "-") {
+            (SinkKind::Jsonl, true) => json = true,
+            (SinkKind::Jsonl, false) => _ = args.events.get_or_insert(sink.path),
+            (SinkKind::View, _) => {}
+        }
+    }
+    Ok((Common { bundle: common.bundle.clone().or(runtime.bundle), json }, args))
+}
+
+impl RunArguments {
+    fn has_files(&self) -> bool {
+        self.camera.is_some() || self.mic.is_some() || self.text.is_some() || !self.sensors.is_empty()
+    }
+}
+
+fn run_with(common: &Common, args: &RunArguments) -> Result<ExitCode, Failure> {
     let clock: Arc<dyn Clock> = Arc::new(MonotonicClock::new());
     let bundle = common.open_bundle()?;
     let mut options = Options::default();
@@ -83,7 +160,7 @@ pub fn run(common: &Common, args: &RunArguments) -> Result<ExitCode, Failure> {
     let pacing = if args.speed == Some(Speed::Max) { Pacing::Max } else { Pacing::RealTime };
     let mut seen = Seen::default();
     let mut segments = Vec::new();
-    let mut feed: Box<dyn Feed> = if args.camera.is_some() || args.mic.is_some() || args.text.is_some() {
+    let mut feed: Box<dyn Feed> = if args.has_files() {
         Box::new(files(args)?)
     } else {
         let path = recording_of(args, &bundle)?;
@@ -120,13 +197,16 @@ fn open_camera(path: &Path, picture_hz: f32) -> Result<Box<dyn Camera>, attendan
 fn files(args: &RunArguments) -> Result<FileFeed, Failure> {
     let mut feed = FileFeed::default();
     if let Some(path) = &args.camera {
-        feed.camera("camera", open_camera(path, args.picture_hz.unwrap_or(5.0))?);
+        feed.camera("camera", open_camera(path, args.picture_hz.unwrap_or(PICTURE_HZ))?);
     }
     if let Some(path) = &args.mic {
         feed.mic("mic", Box::new(wav::WavMic::open(path, super::BLOCK_MS)?));
     }
     if let Some(path) = &args.text {
         feed.text("text", Box::new(ScriptText::open(path, LINE_PERIOD)?));
+    }
+    for (name, path) in &args.sensors {
+        feed.sensor(name, Box::new(CsvSensor::open(path)?));
     }
     Ok(feed)
 }
@@ -141,7 +221,7 @@ fn run_live(
 ) -> Result<ExitCode, Failure> {
     let mut sources = Vec::new();
     if let Some(path) = args.camera.clone() {
-        let hz = args.picture_hz.unwrap_or(5.0);
+        let hz = args.picture_hz.unwrap_or(PICTURE_HZ);
         open_camera(&path, hz)?;
         let opener = Opener::Camera(Box::new(move || open_camera(&path, hz)));
         sources.push(LiveSource { name: "camera".into(), paced: true, opener });
@@ -151,6 +231,10 @@ fn run_live(
         let opener =
             Opener::Mic(Box::new(move || Ok(Box::new(wav::WavMic::open(&path, super::BLOCK_MS)?) as Box<dyn Mic>)));
         sources.push(LiveSource { name: "mic".into(), paced: true, opener });
+    }
+    for (name, path) in args.sensors.clone() {
+        let open = move || Ok(Box::new(CsvSensor::open(&path)?) as Box<dyn Sensor>);
+        sources.push(LiveSource { name: name.into(), paced: true, opener: Opener::Sensor(Box::new(open)) });
     }
     let reader_clock = Arc::clone(clock);
     let opener = Opener::Text(Box::new(move || {
