@@ -14,7 +14,9 @@ fn main() -> ExitCode {
     match cli::dispatch(arguments) {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("attendant: {error}");
+            if !error.is_broken_pipe() {
+                eprintln!("attendant: {error}");
+            }
             ExitCode::from(error.exit_code())
         }
     }

@@ -13,7 +13,7 @@ use attendant::signal::Frame;
 use attendant::time::NanoTimer;
 use clap::Args;
 
-use super::{Common, Failure, table};
+use super::{Common, Failure, out, outln, table};
 
 /// Arguments of `bench`.
 #[derive(Debug, Args)]
@@ -110,7 +110,7 @@ pub fn run(common: &Common, args: &BenchArguments) -> Result<ExitCode, Failure> 
     if common.json {
         common.print_json(&report)?;
     } else {
-        print_report(&report);
+        print_report(&report)?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -178,14 +178,15 @@ fn summarise(stage: String, ns: &mut [u64]) -> Stage {
     Stage { stage, p50_us: at(0.5), p90_us: at(0.9), p99_us: at(0.99), min_us: at(0.0) }
 }
 
-fn print_report(report: &Report) {
-    println!("{} on {}, {} steps", report.bundle, report.cpu, report.steps);
+fn print_report(report: &Report) -> Result<(), Failure> {
+    outln!("{} on {}, {} steps", report.bundle, report.cpu, report.steps);
     let memory = report.peak_memory_kb.map_or("unknown".into(), |kb| format!("{:.1} MB", kb as f64 / 1e3));
-    println!("load {:.1} ms, first step {:.0} us, peak memory {memory}\n", report.load_ms, report.first_step_us);
+    outln!("load {:.1} ms, first step {:.0} us, peak memory {memory}\n", report.load_ms, report.first_step_us);
     let mut rows = vec![["stage", "p50 us", "p90 us", "p99 us", "min us"].map(String::from).to_vec()];
     for s in &report.stages {
         let us = [s.p50_us, s.p90_us, s.p99_us, s.min_us].map(|t| format!("{t:.1}"));
         rows.push([vec![s.stage.clone()], us.to_vec()].concat());
     }
-    print!("{}", table::render(&rows));
+    out!("{}", table::render(&rows));
+    Ok(())
 }

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use attendant::board::{BOARD, BOARDS};
 
-use super::{Common, Failure, table};
+use super::{Common, Failure, out, outln, table};
 
 /// Runs the command.
 pub fn run(common: &Common) -> Result<ExitCode, Failure> {
@@ -26,7 +26,7 @@ pub fn run(common: &Common) -> Result<ExitCode, Failure> {
             board.description.to_owned(),
         ]);
     }
-    print!("{}", table::render(&rows));
-    println!("\n* this binary; build for another with BOARD=<name> cargo build --release");
+    out!("{}", table::render(&rows));
+    outln!("\n* this binary; build for another with BOARD=<name> cargo build --release");
     Ok(ExitCode::SUCCESS)
 }

@@ -11,7 +11,7 @@ use attendant::bundle::Bundle;
 use attendant::pipeline::{Options, Pipeline};
 use attendant::time::NanoTimer;
 
-use super::{Common, Failure};
+use super::{Common, Failure, outln};
 
 /// How a check went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
@@ -47,7 +47,7 @@ pub fn run(common: &Common) -> Result<ExitCode, Failure> {
                 Status::Fail => "FAIL",
                 Status::None => " -  ",
             };
-            println!("{mark}  {:<12} {}", check.name, check.text);
+            outln!("{mark}  {:<12} {}", check.name, check.text);
         }
     }
     let failed: Vec<&str> = checks.iter().filter(|c| c.status == Status::Fail).map(|c| c.name).collect();

@@ -18,7 +18,7 @@ use attendant::signal::Frame;
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 
-use super::{Common, Failure, table};
+use super::{Common, Failure, out, outln, table};
 
 /// Arguments of `eval`.
 #[derive(Debug, Args)]
@@ -166,7 +166,7 @@ pub fn run(common: &Common, args: &EvalArguments) -> Result<ExitCode, Failure> {
     if common.json {
         common.print_json(&report)?;
     } else {
-        print_report(&report);
+        print_report(&report)?;
     }
     match args.min {
         Some(min) if report.fused.accuracy.rate < min => {
@@ -360,7 +360,7 @@ impl Scored {
     }
 }
 
-fn print_report(report: &Report) {
+fn print_report(report: &Report) -> Result<(), Failure> {
     let cells = |name: String, s: &Proportion| {
         vec![
             name,
@@ -370,10 +370,8 @@ fn print_report(report: &Report) {
         ]
     };
     let head = |name: &str| vec![name.to_owned(), "accuracy".into(), "95 %".into(), "rows".into()];
-    println!("{}: {} rows, bundle {}", report.file.display(), report.rows, report.bundle);
-    println!(
-        "The modalities of a row are paired by whoever made the file; they need not have been recorded together.\n"
-    );
+    outln!("{}: {} rows, bundle {}", report.file.display(), report.rows, report.bundle);
+    outln!("The modalities of a row are paired by whoever made the file; they need not have been recorded together.\n");
     let mut rows = vec![head("fused"), cells("all present".into(), &report.fused.accuracy)];
     rows.push(vec![]);
     rows.push(head("alone (own head)"));
@@ -389,13 +387,14 @@ fn print_report(report: &Report) {
         rows.push(cells("out-of-scope recall".into(), &intents.oos_recall));
         rows.push(cells("out-of-scope precision".into(), &intents.oos_precision));
     }
-    print!("{}", table::render(&rows));
-    println!("\ncalibration: ECE {:.2} %, Brier {:.4}", 100.0 * report.fused.ece, report.fused.brier);
+    out!("{}", table::render(&rows));
+    outln!("\ncalibration: ECE {:.2} %, Brier {:.4}", 100.0 * report.fused.ece, report.fused.brier);
     let short = |l: &String| l.trim_start_matches("desk_").to_owned();
     let labels = &report.labels;
     let mut rows = vec![[vec!["true \\ answer".to_owned()], labels.iter().map(short).collect()].concat()];
     for (label, counts) in labels.iter().zip(&report.fused.confusion) {
         rows.push([vec![label.clone()], counts.iter().map(ToString::to_string).collect()].concat());
     }
-    println!("\n{}", table::render(&rows));
+    outln!("\n{}", table::render(&rows));
+    Ok(())
 }

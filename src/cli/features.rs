@@ -15,7 +15,7 @@ use indicatif::ProgressBar;
 
 use super::eval::{Row, read_rows};
 use super::npy::NpyWriter;
-use super::{Common, Failure};
+use super::{Common, Failure, outln};
 
 /// Arguments of `features`.
 #[derive(Debug, Args)]
@@ -81,7 +81,7 @@ pub fn run(common: &Common, args: &FeaturesArguments) -> Result<ExitCode, Failur
     if common.json {
         common.print_json(&report)?;
     } else {
-        println!("{}: {} rows of {:?} for {}", report.out.display(), report.rows, report.shape, report.encoder);
+        outln!("{}: {} rows of {:?} for {}", report.out.display(), report.rows, report.shape, report.encoder);
     }
     Ok(ExitCode::SUCCESS)
 }

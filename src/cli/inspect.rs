@@ -8,7 +8,7 @@ use attendant::infer::{Inspection, Precision, TensorInfo, inspect};
 use attendant::pipeline::{Options, Pipeline};
 use clap::Args;
 
-use super::{Common, Failure, table};
+use super::{Common, Failure, out, outln, table};
 
 /// Arguments of `inspect`.
 #[derive(Debug, Args)]
@@ -37,7 +37,7 @@ pub fn run(common: &Common, args: &InspectArguments) -> Result<ExitCode, Failure
     if common.json {
         common.print_json(&found)?;
     } else {
-        found.iter().for_each(|i| print(i, args.nodes));
+        found.iter().try_for_each(|i| print(i, args.nodes))?;
     }
     match found.iter().find(|i| i.problem.is_some()) {
         Some(broken) => {
@@ -61,22 +61,22 @@ fn word(precision: Precision) -> &'static str {
     }
 }
 
-fn print(i: &Inspection, nodes: bool) {
-    println!("{}  {:.1} kB, opset {}, by {}", i.file, i.bytes as f64 / 1e3, i.opset, i.producer);
+fn print(i: &Inspection, nodes: bool) -> Result<(), Failure> {
+    outln!("{}  {:.1} kB, opset {}, by {}", i.file, i.bytes as f64 / 1e3, i.opset, i.producer);
     for (what, infos) in [("inputs", &i.inputs), ("outputs", &i.outputs)] {
-        println!("  {what:<10} {}", infos.iter().map(tensor).collect::<Vec<_>>().join(", "));
+        outln!("  {what:<10} {}", infos.iter().map(tensor).collect::<Vec<_>>().join(", "));
     }
     let constants: Vec<String> =
         i.parameter_bytes.iter().map(|(t, n)| format!("{t} {:.1} kB", *n as f64 / 1e3)).collect();
-    println!("  constants  {}", constants.join(", "));
+    outln!("  constants  {}", constants.join(", "));
     if let Some(macs) = i.macs {
         let share = 100.0 * i.macs_on_int8_values as f64 / macs.max(1) as f64;
-        println!("  MACs       {:.2} M, {share:.0} % of them on int8 values", macs as f64 / 1e6);
+        outln!("  MACs       {:.2} M, {share:.0} % of them on int8 values", macs as f64 / 1e6);
     }
     let operators: Vec<String> = i.operators.iter().map(|(op, n)| format!("{op} {n}")).collect();
-    println!("  operators  {}", operators.join(", "));
+    outln!("  operators  {}", operators.join(", "));
     for u in &i.unsupported {
-        println!("  unsupported {} at {}: {}", u.op, u.node, u.reason);
+        outln!("  unsupported {} at {}: {}", u.op, u.node, u.reason);
     }
     if nodes {
         let mut rows = vec![["node", "operator", "works in", "MACs", "why"].map(String::from).to_vec()];
@@ -84,7 +84,8 @@ fn print(i: &Inspection, nodes: bool) {
             let macs = n.macs.map_or("?".into(), |m| m.to_string());
             rows.push(vec![n.name.clone(), n.op.clone(), word(n.precision).into(), macs, n.why.into()]);
         }
-        print!("{}", table::render(&rows));
+        out!("{}", table::render(&rows));
     }
-    println!();
+    outln!("");
+    Ok(())
 }

@@ -29,6 +29,18 @@ use attendant::preprocess::PreprocessError;
 use attendant::supervise::PlayError;
 use clap::{CommandFactory as _, Parser, Subcommand};
 
+/// `print!` that gives an error instead of a panic when nobody reads any more.
+macro_rules! out {
+    ($($text:tt)*) => { std::io::Write::write_fmt(&mut std::io::stdout(), format_args!($($text)*)).map_err($crate::cli::Failure::stdout)? };
+}
+
+/// [`out`] with a line break.
+macro_rules! outln {
+    ($($text:tt)*) => { $crate::cli::out!("{}\n", format_args!($($text)*)) };
+}
+
+use {out, outln};
+
 /// On-device multimodal advisor: camera, microphone, text and sensors in, fused advice out.
 ///
 /// Without a command it does `run`: the board's sources, or, where none are configured, the bundle's demo recording.
@@ -121,6 +133,14 @@ pub enum Failure {
     /// 5: a sink.
     #[error(transparent)]
     Sink(#[from] SinkError),
+    /// 5: a run that went on although a sink had no room.
+    #[error("{file}: {events} events could not be written; make room, the run itself is complete")]
+    Lost {
+        /// The sink.
+        file: String,
+        /// How many.
+        events: u64,
+    },
     /// 6: every source has failed for good.
     #[error("{0}")]
     Sources(String),
@@ -134,8 +154,19 @@ impl Failure {
             Failure::Usage(_) => 2,
             Failure::Bundle(_) | Failure::Config(_) | Failure::Infer(_) | Failure::Pipeline(_) => 3,
             Failure::Capture(_) | Failure::Preprocess { .. } | Failure::Input(_) => 4,
-            Failure::Output { .. } | Failure::Sink(_) => 5,
+            Failure::Output { .. } | Failure::Sink(_) | Failure::Lost { .. } => 5,
             Failure::Sources(_) => 6,
+        }
+    }
+
+    /// Whether the reader of stdout has gone (`attendant eval x | head`): no message is due then.
+    pub fn is_broken_pipe(&self) -> bool {
+        match self {
+            Failure::Output { source, .. } => source.kind() == io::ErrorKind::BrokenPipe,
+            Failure::Sink(e) => std::error::Error::source(e)
+                .and_then(|s| s.downcast_ref::<io::Error>())
+                .is_some_and(|s| s.kind() == io::ErrorKind::BrokenPipe),
+            _ => false,
         }
     }
 

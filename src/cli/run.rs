@@ -171,7 +171,7 @@ fn run_with(common: &Common, args: &RunArguments) -> Result<ExitCode, Failure> {
         let mut sinks = sinks(common, args, &mut seen)?;
         supervise::play(&mut *feed, &mut pipeline, &*clock, pacing, &mut sinks, &stop)?
     };
-    finish(common, &pipeline, &segments, &seen, &outcome)
+    finish(common, args, &pipeline, &segments, &seen, &outcome)
 }
 
 /// The recording to play when no source is given.
@@ -249,7 +249,7 @@ fn run_live(
     if !outcome.failed_sources.is_empty() {
         return Err(Failure::Sources(format!("failed for good: {}", outcome.failed_sources.join(", "))));
     }
-    finish(common, pipeline, &[], &seen, &outcome)
+    finish(common, args, pipeline, &[], &seen, &outcome)
 }
 
 /// Where events go: the terminal or stdout, the file, and the memory for the summary.
@@ -271,6 +271,7 @@ fn sinks<'a>(common: &Common, args: &RunArguments, seen: &'a mut Seen) -> Result
 /// Says what was shown, what was decided, and what it took: on stderr with `--json`, so that stdout stays events.
 fn finish(
     common: &Common,
+    args: &RunArguments,
     pipeline: &Pipeline,
     segments: &[Segment],
     seen: &Seen,
@@ -294,6 +295,10 @@ fn finish(
         eprint!("{text}");
     } else {
         io::stdout().write_all(text.as_bytes()).map_err(Failure::stdout)?;
+    }
+    if outcome.lost_events > 0 {
+        let file = args.events.as_ref().map_or("stdout".into(), |p| p.display().to_string());
+        return Err(Failure::Lost { file, events: outcome.lost_events });
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -14,7 +14,7 @@ use attendant::pipeline::Pipeline;
 use attendant::supervise::{self, Feed, FileFeed, Pacing};
 use attendant::time::MonotonicClock;
 
-use super::{Common, Failure};
+use super::{Common, Failure, outln};
 
 /// What is printed.
 #[derive(serde::Serialize)]
@@ -80,7 +80,7 @@ pub fn run(common: &Common, file: &Path, extension: &str, pipeline: &mut Pipelin
         return Ok(ExitCode::SUCCESS);
     }
     let s = &report.stream;
-    println!(
+    outln!(
         "{}: {:.1} minutes, {} decisions ({:.1} an hour), {} questions",
         report.file.display(),
         s.minutes,
@@ -89,10 +89,10 @@ pub fn run(common: &Common, file: &Path, extension: &str, pipeline: &mut Pipelin
         s.questions
     );
     for e in &s.entered {
-        println!("{:9.2} s  {}  p {:.2}", e.t_s, e.class, e.p);
+        outln!("{:9.2} s  {}  p {:.2}", e.t_s, e.class, e.p);
     }
     if let Some(summary) = &report.summary {
-        println!("\n{}", summary.render(100, false));
+        outln!("\n{}", summary.render(100, false));
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -20,7 +20,7 @@ use crate::queue::{Bounded, Latest, Taken, Wake, WhenFull};
 use crate::signal::{AudioBlock, Event, Frame, Reading, Sample, Utterance};
 use crate::time::{Clock, Micros};
 
-use super::{Outcome, SourceRestarts, available_at, emit_all, is_decision};
+use super::{Outcome, SourceRestarts, available_at, emit_all, flush_all, is_decision};
 
 /// First wait before a source is opened again; doubles up to [`BACKOFF_MAX`].
 const BACKOFF_MIN: Micros = Micros::from_ms(250);
@@ -283,9 +283,7 @@ fn consume(
     }
     pipeline.end(clock.now(), &mut events);
     drain(&mut events, sinks, &mut outcome, clock, started)?;
-    for sink in &mut *sinks {
-        sink.flush()?;
-    }
+    flush_all(sinks, &mut outcome)?;
     outcome.duration = clock.now() - started;
     outcome.sample_latency = every.summary();
     outcome.decision_latency = decided.summary();
@@ -300,7 +298,7 @@ fn drain(
     clock: &dyn Clock,
     started: Micros,
 ) -> Result<(), SinkError> {
-    emit_all(events, sinks)?;
+    emit_all(events, sinks, outcome)?;
     outcome.events += events.len() as u64;
     let decisions = events.iter().filter(|e| is_decision(e)).count() as u64;
     outcome.decisions += decisions;

@@ -8,7 +8,9 @@ mod feed;
 mod live;
 mod play;
 
-use crate::emit::{Sink, SinkError};
+use log::warn;
+
+use crate::emit::{Sink, SinkError, SinkErrorKind};
 use crate::metrics::LatencySummary;
 use crate::signal::{Event, EventKind, Sample};
 use crate::time::Micros;
@@ -24,8 +26,10 @@ pub struct Outcome {
     pub samples: u64,
     /// Events emitted.
     pub events: u64,
-    /// Decisions entered.
+    /// Events of kind decision.
     pub decisions: u64,
+    /// Events that a sink could not take, a full disk for one.
+    pub lost_events: u64,
     /// Time of the last sample.
     pub duration: Micros,
     /// From the start of the run to the first decision handed to the sinks, on the wall clock.
@@ -55,17 +59,36 @@ pub struct SourceRestarts {
     pub dropped: u64,
 }
 
-/// Hands `events` to every sink. The first error is returned after all sinks had their turn.
-fn emit_all(events: &[Event], sinks: &mut [Box<dyn Sink + '_>]) -> Result<(), SinkError> {
+/// Hands `events` to every sink. An event that a sink has no room for is counted and the run goes on: room may come back.
+///
+/// # Errors
+/// A sink whose reader has gone, after the others had their turn.
+fn emit_all(events: &[Event], sinks: &mut [Box<dyn Sink + '_>], outcome: &mut Outcome) -> Result<(), SinkError> {
     let mut result = Ok(());
     for event in events {
         for sink in &mut *sinks {
-            if let Err(error) = sink.emit(event) {
-                result = result.and(Err(error));
-            }
+            result = result.and(tolerate(sink.emit(event), outcome));
         }
     }
     result
+}
+
+fn flush_all(sinks: &mut [Box<dyn Sink + '_>], outcome: &mut Outcome) -> Result<(), SinkError> {
+    sinks.iter_mut().try_for_each(|sink| tolerate(sink.flush(), outcome))
+}
+
+fn tolerate(result: Result<(), SinkError>, outcome: &mut Outcome) -> Result<(), SinkError> {
+    match result {
+        Err(error) if error.kind() != SinkErrorKind::Exit => {
+            // once: a full disk would fill the log too
+            if outcome.lost_events == 0 {
+                warn!("{error}");
+            }
+            outcome.lost_events += 1;
+            Ok(())
+        }
+        other => other,
+    }
 }
 
 fn is_decision(event: &Event) -> bool {

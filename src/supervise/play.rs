@@ -9,7 +9,7 @@ use crate::pipeline::{Pipeline, TICK};
 use crate::signal::{Event, Sample};
 use crate::time::{Clock, Micros};
 
-use super::{Feed, Outcome, available_at, emit_all, is_decision};
+use super::{Feed, Outcome, available_at, emit_all, flush_all, is_decision};
 
 /// How fast samples are played.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,9 +85,7 @@ pub fn play(
     };
     pipeline.end(player.now, &mut events);
     player.emit(&mut events, sinks)?;
-    for sink in &mut *sinks {
-        sink.flush()?;
-    }
+    flush_all(sinks, &mut player.outcome)?;
     ended?;
     let mut outcome = player.outcome;
     outcome.duration = player.now;
@@ -119,7 +117,7 @@ impl Player<'_> {
     }
 
     fn emit(&mut self, events: &mut Vec<Event>, sinks: &mut [Box<dyn Sink + '_>]) -> Result<(), SinkError> {
-        emit_all(events, sinks)?;
+        emit_all(events, sinks, &mut self.outcome)?;
         self.outcome.events += events.len() as u64;
         let decisions = events.iter().filter(|e| is_decision(e)).count() as u64;
         self.outcome.decisions += decisions;
