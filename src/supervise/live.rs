@@ -260,7 +260,7 @@ fn consume(
                         pipeline.process(&names[i], &buffers[i], now, &mut events);
                         outcome.samples += 1;
                         let led_to_decision = events.iter().any(is_decision);
-                        drain(&mut events, sinks, &mut outcome, clock, started)?;
+                        drain(&mut events, sinks, &mut outcome, clock)?;
                         let latency = clock.now() - available;
                         every.record(latency);
                         if led_to_decision {
@@ -276,13 +276,13 @@ fn consume(
             }
         }
         pipeline.tick(clock.now(), &mut events);
-        drain(&mut events, sinks, &mut outcome, clock, started)?;
+        drain(&mut events, sinks, &mut outcome, clock)?;
         if idle {
             _ = wake.wait(seen, Duration::from(TICK));
         }
     }
     pipeline.end(clock.now(), &mut events);
-    drain(&mut events, sinks, &mut outcome, clock, started)?;
+    drain(&mut events, sinks, &mut outcome, clock)?;
     flush_all(sinks, &mut outcome)?;
     outcome.duration = clock.now() - started;
     outcome.sample_latency = every.summary();
@@ -296,14 +296,13 @@ fn drain(
     sinks: &mut [Box<dyn Sink + '_>],
     outcome: &mut Outcome,
     clock: &dyn Clock,
-    started: Micros,
 ) -> Result<(), SinkError> {
     emit_all(events, sinks, outcome)?;
     outcome.events += events.len() as u64;
     let decisions = events.iter().filter(|e| is_decision(e)).count() as u64;
     outcome.decisions += decisions;
     if decisions > 0 && outcome.first_decision.is_none() {
-        outcome.first_decision = Some(clock.now() - started);
+        outcome.first_decision = Some(clock.now());
     }
     events.clear();
     Ok(())

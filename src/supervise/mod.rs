@@ -32,7 +32,7 @@ pub struct Outcome {
     pub lost_events: u64,
     /// Time of the last sample.
     pub duration: Micros,
-    /// From the start of the run to the first decision handed to the sinks, on the wall clock.
+    /// When the first decision was handed to the sinks, on the clock: from the start of the process if that is where its zero is.
     pub first_decision: Option<Micros>,
     /// From a sample being available to the last event that follows from it being emitted; samples without an event count
     /// with the end of their processing.

@@ -122,7 +122,7 @@ impl Player<'_> {
         let decisions = events.iter().filter(|e| is_decision(e)).count() as u64;
         self.outcome.decisions += decisions;
         if decisions > 0 && self.outcome.first_decision.is_none() {
-            self.outcome.first_decision = Some(self.clock.now() - self.started);
+            self.outcome.first_decision = Some(self.clock.now());
         }
         events.clear();
         Ok(())
