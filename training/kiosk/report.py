@@ -10,6 +10,19 @@ import subprocess
 
 from . import common, evalsets
 
+KNOWN_SHORTFALLS = [
+    "## Shortfalls and caveats",
+    "",
+    "- **False decisions** without a camera are far above the bar; with a camera on an empty scene the same half hour gives 5 (0 with fusion",
+    "  weights that miss spoken digits in the demo). Words over noise that sound like digits pass the speech encoder with p above 0.8.",
+    "- **Speech at 0 dB** is about a point below the bar.",
+    "- **A speaker never heard** has no measured figure for the shipped architecture.",
+    "- The shipped card weights were continued by hand after one run of `card.py` (extra epochs, an average of two checkpoints), card and speech were",
+    "  trained on tensors that equal the runtime's to 1e-3 and not on the export itself; the one-command rebuild has not been run from start to end.",
+    "- The rendered-card recipe and the fusion's settings were chosen looking at these sets: expect a fresh set to come out slightly lower.",
+    "- Everyday visits use at least one modality each, at -5 to 20 dB and with cards of any corruption: the single-modality rows are low by design.",
+    "",
+]
 MODELS = ("card", "speech", "request", "fusion")
 LOSO = common.CACHE / "loso"
 
@@ -20,7 +33,9 @@ def evaluate(bundle, rows):
     done = subprocess.run(command, cwd=common.REPO, capture_output=True, text=True)
     if done.returncode != 0:
         raise RuntimeError(f"{' '.join(map(str, command))}: exit {done.returncode}: {done.stderr.strip()}")
-    return json.loads(done.stdout)
+    result = json.loads(done.stdout)
+    result["file"] = f"{rows.parent.name}/{rows.name}"
+    return result
 
 
 def f32_bundle():
@@ -174,6 +189,7 @@ def main():
         "",
         *confusion_lines(int8["visits"]),
         "",
+        *KNOWN_SHORTFALLS,
         "## Models",
         "",
         *(f"- {n}.int8.onnx: {size / 1000:.0f} kB" for n, size in sizes.items()),
@@ -186,7 +202,7 @@ def main():
         "- ESC-10, K. J. Piczak, CC BY 3.0 (folds 1-3 trained on).",
         "- CLINC150, Larson et al. 2019, CC BY 3.0 (train and oos_train trained on).",
         "- espeak-ng voices (synthetic speech made at training time), Debian's fonts (rendered at training time).",
-        "- Teacher of the request encoder: all-MiniLM-L6-v2, Apache-2.0, used at training time only.",
+        "- Teacher of the request encoder: all-MiniLM-L6-v2, Apache-2.0, at training time; the student's word vectors start from a PCA of the teacher's.",
         "",
     ]
     (common.BUNDLE / "REPORT.md").write_text("\n".join(text))
