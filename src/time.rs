@@ -111,6 +111,19 @@ impl Clock for MonotonicClock {
     }
 }
 
+/// `CLOCK_MONOTONIC` as drivers stamp samples with it. Its zero is not that of any [`Clock`]; see [`from_kernel`].
+#[must_use]
+pub fn kernel_now() -> Micros {
+    let t = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    Micros(u64::try_from(t.tv_sec).unwrap_or(0) * 1_000_000 + u64::try_from(t.tv_nsec).unwrap_or(0) / 1000)
+}
+
+/// A driver's `stamp` on the clock that reads `now` while the kernel's reads `kernel`.
+#[must_use]
+pub fn from_kernel(stamp: Micros, kernel: Micros, now: Micros) -> Micros {
+    now.since(kernel.since(stamp))
+}
+
 /// A stopwatch for benchmarks: what a [`Clock`] is too coarse for.
 #[derive(Debug)]
 pub struct NanoTimer {
@@ -163,6 +176,15 @@ mod tests {
     fn a_span_into_the_future_is_zero() {
         assert_eq!(Micros(5) - Micros(9), Micros::ZERO);
         assert_eq!(Micros(9).since(Micros(5)), Micros(4));
+    }
+
+    #[test]
+    fn a_stamp_of_the_kernel_keeps_its_age() {
+        let (kernel, now) = (Micros::from_ms(90_000), Micros::from_ms(500));
+        assert_eq!(from_kernel(Micros::from_ms(89_970), kernel, now), Micros::from_ms(470));
+        assert_eq!(from_kernel(Micros::from_ms(90_001), kernel, now), now, "a stamp of the future is of the present");
+        assert_eq!(from_kernel(Micros::ZERO, kernel, now), Micros::ZERO, "older than the clock");
+        assert!(kernel_now() > Micros::ZERO);
     }
 
     #[test]
