@@ -78,7 +78,7 @@ pub const KEYS: &[Key] = &[
     words(
         "camera.formats",
         "FrameFormat",
-        &["mjpeg", "yuyv", "nv12", "gray", "rgb"],
+        &["mjpeg", "yuyv", "uyvy", "nv12", "yu12", "gray", "rgb"],
         1,
         "pixel formats to ask the camera for, the best first",
     ),
@@ -95,6 +95,16 @@ pub const KEYS: &[Key] = &[
     int("text.queue_len", 2, 1024, "utterances that wait for the inference thread"),
     int("sensor.queue_len", 2, 4096, "readings that wait for the inference thread"),
     int("events.queue_len", 2, 65_536, "events that wait for the sinks"),
+    int("budget.celsius_max", 30, 125, "from this temperature on rates drop, a step at a time"),
+    int("budget.celsius_back", 20, 124, "below this temperature they come back, a step at a time; below `celsius_max`"),
+    int("budget.busy_percent_max", 10, 100, "share of the time the inference thread may be at work before rates drop"),
+    words(
+        "budget.shed",
+        "Kind",
+        &["image", "audio", "series"],
+        0,
+        "kinds of encoders whose rate is halved, in this order",
+    ),
 ];
 
 /// Most lines of a GPIO chip.
@@ -446,6 +456,11 @@ impl Board {
         if budget > total / 2 {
             let message = format!("memory.budget_mb = {budget}, expected at most half of memory.total_mb = {total}");
             problems.push(self.wrong("memory.budget_mb", message));
+        }
+        let (max, back) = (self.int("budget.celsius_max"), self.int("budget.celsius_back"));
+        if back >= max {
+            let message = format!("budget.celsius_back = {back}, expected less than budget.celsius_max = {max}");
+            problems.push(self.wrong("budget.celsius_back", message));
         }
         for driver in self.list("drivers_required") {
             if !self.list("drivers").contains(driver) {

@@ -166,18 +166,23 @@ fn a_wrong_board_says_file_line_value_and_the_next_step() {
         (
             "\"rgb\"]",
             "\"h264\"]",
-            "boards/x.toml:25: camera.formats: \"h264\", expected some of mjpeg, yuyv, nv12, gray, rgb",
+            "boards/x.toml:25: camera.formats: \"h264\", expected some of mjpeg, yuyv, uyvy, nv12, yu12, gray, rgb",
         ),
         ("\"rgb\"]", "\"gray\"]", "boards/x.toml:25: camera.formats: gray is listed twice"),
         (
-            "[\"mjpeg\", \"yuyv\", \"nv12\", \"gray\", \"rgb\"]",
+            "[\"mjpeg\", \"yuyv\", \"uyvy\", \"nv12\", \"yu12\", \"gray\", \"rgb\"]",
             "[]",
             "boards/x.toml:25: camera.formats = [], expected at least 1",
         ),
         (
-            "[\"mjpeg\", \"yuyv\", \"nv12\", \"gray\", \"rgb\"]",
+            "[\"mjpeg\", \"yuyv\", \"uyvy\", \"nv12\", \"yu12\", \"gray\", \"rgb\"]",
             "\"mjpeg\"",
             "boards/x.toml:25: camera.formats: found \"mjpeg\", expected a list such as [\"mjpeg\"]",
+        ),
+        (
+            "celsius_back = 72",
+            "celsius_back = 80",
+            "boards/x.toml:50: budget.celsius_back = 80, expected less than budget.celsius_max = 80",
         ),
         (
             "drivers_required = []",
@@ -188,7 +193,7 @@ fn a_wrong_board_says_file_line_value_and_the_next_step() {
             "[events]",
             "[event]",
             "boards/x.toml:45: unknown key `event`; known keys: inherit, description, drivers, drivers_required, model, cpu, memory, latency, \
-             camera, audio, text, sensor, events, gpio",
+             camera, audio, text, sensor, events, budget, gpio",
         ),
         (
             "[events]",

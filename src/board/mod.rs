@@ -32,6 +32,8 @@ pub struct Board {
     pub sensor: Sensor,
     /// Events on their way to the sinks.
     pub events: Events,
+    /// Heat and load, and what is slowed down for them.
+    pub budget: Budget,
     /// Lines of GPIO chips, sorted by name.
     pub gpio: &'static [Gpio],
 }
@@ -122,10 +124,14 @@ pub struct Camera {
 pub enum FrameFormat {
     /// A JPEG file per frame.
     Mjpeg,
-    /// 4:2:2 packed.
+    /// 4:2:2 packed, luminance first.
     Yuyv,
+    /// 4:2:2 packed, chrominance first.
+    Uyvy,
     /// 4:2:0 in two planes.
     Nv12,
+    /// 4:2:0 in three planes.
+    Yu12,
     /// One byte of luminance.
     Gray,
     /// Three bytes.
@@ -166,6 +172,31 @@ pub struct Sensor {
 pub struct Events {
     /// Events that wait for the sinks.
     pub queue_len: usize,
+}
+
+/// `[budget]`
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct Budget {
+    /// From this temperature on rates drop.
+    pub celsius_max: u32,
+    /// Below this temperature they come back.
+    pub celsius_back: u32,
+    /// Share of the time that the inference thread may be at work.
+    pub busy_percent_max: u32,
+    /// Kinds of encoders whose rate is halved, in this order.
+    pub shed: &'static [Kind],
+}
+
+/// What an encoder takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    /// Pictures.
+    Image,
+    /// Sound.
+    Audio,
+    /// Readings.
+    Series,
 }
 
 /// `[gpio.NAME]`: one line of one chip.

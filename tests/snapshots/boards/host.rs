@@ -22,7 +22,7 @@ Board {
     },
     camera: Camera {
         device: "auto",
-        formats: &[FrameFormat::Mjpeg, FrameFormat::Yuyv, FrameFormat::Nv12, FrameFormat::Gray, FrameFormat::Rgb],
+        formats: &[FrameFormat::Mjpeg, FrameFormat::Yuyv, FrameFormat::Uyvy, FrameFormat::Nv12, FrameFormat::Yu12, FrameFormat::Gray, FrameFormat::Rgb],
         width: 640,
         height: 480,
         rate_hz: 15,
@@ -44,6 +44,12 @@ Board {
     },
     events: Events {
         queue_len: 256,
+    },
+    budget: Budget {
+        celsius_max: 80,
+        celsius_back: 72,
+        busy_percent_max: 85,
+        shed: &[Kind::Image, Kind::Series, Kind::Audio],
     },
     gpio: &[],
 }

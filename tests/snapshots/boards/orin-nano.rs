@@ -22,7 +22,7 @@ Board {
     },
     camera: Camera {
         device: "auto",
-        formats: &[FrameFormat::Mjpeg, FrameFormat::Yuyv, FrameFormat::Nv12, FrameFormat::Gray, FrameFormat::Rgb],
+        formats: &[FrameFormat::Mjpeg, FrameFormat::Yuyv, FrameFormat::Uyvy, FrameFormat::Nv12, FrameFormat::Yu12, FrameFormat::Gray, FrameFormat::Rgb],
         width: 640,
         height: 480,
         rate_hz: 30,
@@ -45,7 +45,15 @@ Board {
     events: Events {
         queue_len: 256,
     },
+    budget: Budget {
+        celsius_max: 80,
+        celsius_back: 72,
+        busy_percent_max: 85,
+        shed: &[Kind::Image, Kind::Series, Kind::Audio],
+    },
     gpio: &[
+        Gpio { name: "button", label: "tegra234-gpio", line: 106 },
         Gpio { name: "call_staff", label: "tegra234-gpio", line: 144 },
+        Gpio { name: "recording", label: "tegra234-gpio", line: 105 },
     ],
 }

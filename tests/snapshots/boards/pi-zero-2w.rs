@@ -45,7 +45,15 @@ Board {
     events: Events {
         queue_len: 256,
     },
+    budget: Budget {
+        celsius_max: 80,
+        celsius_back: 72,
+        busy_percent_max: 85,
+        shed: &[Kind::Image, Kind::Series, Kind::Audio],
+    },
     gpio: &[
+        Gpio { name: "button", label: "pinctrl-bcm2835", line: 22 },
         Gpio { name: "call_staff", label: "pinctrl-bcm2835", line: 17 },
+        Gpio { name: "recording", label: "pinctrl-bcm2835", line: 27 },
     ],
 }
