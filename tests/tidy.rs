@@ -31,7 +31,7 @@ const ONLY_HERE: &[(&str, &[&str], &str)] = &[
     ("thread::spawn", &["src/supervise"], "threads are started, named, restarted and counted in one place"),
     ("thread::Builder", &["src/supervise"], "threads are started, named, restarted and counted in one place"),
     ("thread::scope", &["src/supervise"], "threads are started, named, restarted and counted in one place"),
-    ("v4l::", &["src/capture/v4l.rs"], "a driver crate is wrapped once"),
+    ("v4l::", &["src/capture/v4l2.rs"], "a driver crate is wrapped once"),
     ("alsa::", &["src/capture/alsa.rs"], "a driver crate is wrapped once"),
     ("linux_embedded_hal", &["src/capture/buses.rs"], "a driver crate is wrapped once"),
     ("todo!(", &[], "nothing unfinished is delivered"),
@@ -41,7 +41,7 @@ const ONLY_HERE: &[(&str, &[&str], &str)] = &[
 
 /// Files that may contain `unsafe`: int8 kernels, drivers, the counting allocators of a test and of benches.
 const UNSAFE_FILES: &[&str] =
-    &["src/infer/quant/", "src/capture/v4l.rs", "src/capture/alsa.rs", "tests/allocations.rs", "benches/"];
+    &["src/infer/quant/", "src/capture/v4l2.rs", "src/capture/alsa.rs", "tests/allocations.rs", "benches/"];
 
 const COLUMNS_MAX: usize = 160;
 const LINES_MAX: usize = 1200;

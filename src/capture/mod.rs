@@ -4,17 +4,31 @@
 //! beside the drivers; [`faults`] wraps any of them. Threads, pacing and reopening are the supervisor's: a file delivers
 //! as fast as it is read, and its timestamps say when each sample belongs.
 
+#[cfg(feature = "alsa")]
+pub mod alsa;
+#[cfg(feature = "gpio")]
+pub mod buses;
+pub mod button;
+pub mod child;
 #[cfg(test)]
 mod contract;
 pub mod fake;
 pub mod faults;
 pub mod image;
+pub mod indicator;
 mod jpeg;
+pub mod node;
+pub mod pixels;
 pub mod recording;
 pub mod sensor;
+pub mod sound;
 pub mod text;
+#[cfg(feature = "v4l")]
+pub mod v4l2;
 pub mod video;
 pub mod wav;
+
+use std::sync::Arc;
 
 use crate::signal::{AudioBlock, Frame, Reading, Utterance};
 
@@ -23,6 +37,8 @@ use crate::signal::{AudioBlock, Frame, Reading, Utterance};
 pub enum ErrorKind {
     /// Try again at once: nothing was lost (a timeout, an interrupted call).
     Retry,
+    /// Nothing yet, and nothing wrong: the source waits in slices and says `Reopen` itself when that has been too long.
+    Wait,
     /// Close, wait, open again (unplugged, EIO, a stalled device).
     Reopen,
     /// There will be no more samples (end of a file).
@@ -77,6 +93,15 @@ fn open_file(path: &std::path::Path) -> Result<std::fs::File, CaptureError> {
     Ok(file)
 }
 
+/// What a source that delivers has to say about itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Condition {
+    /// One word: `silent`, `clipped`, `drift`, `ok`.
+    pub state: &'static str,
+    /// What was seen, and the next step.
+    pub reason: Arc<str>,
+}
+
 /// A source of pictures.
 pub trait Camera: Send {
     /// Waits, at most for the source's own timeout, for the next frame and writes it into `into`.
@@ -93,6 +118,11 @@ pub trait Mic: Send {
     /// # Errors
     /// [`CaptureError`]; an overrun is no error but `gap_samples` of the next block.
     fn read(&mut self, into: &mut AudioBlock) -> Result<(), CaptureError>;
+
+    /// What has changed about the signal since the last call.
+    fn condition(&mut self) -> Option<Condition> {
+        None
+    }
 }
 
 /// A source of typed or received text.
@@ -122,6 +152,10 @@ impl<S: Camera + ?Sized> Camera for Box<S> {
 impl<S: Mic + ?Sized> Mic for Box<S> {
     fn read(&mut self, into: &mut AudioBlock) -> Result<(), CaptureError> {
         (**self).read(into)
+    }
+
+    fn condition(&mut self) -> Option<Condition> {
+        (**self).condition()
     }
 }
 

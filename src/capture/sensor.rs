@@ -152,6 +152,9 @@ impl<R: BufRead + Send> Sensor for CsvSensor<R> {
     }
 }
 
+/// The address with all address pins low.
+pub const LM75_ADDRESS: u8 = 0x48;
+
 /// Temperature register of the family: LM75, LM75A/B, TMP75, ADT75, MCP9800.
 const LM75_TEMPERATURE: u8 = 0x00;
 /// The four low bits are always zero, whatever the resolution of the part.

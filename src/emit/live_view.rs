@@ -108,6 +108,12 @@ fn draw(out: &mut String, event: &Event, options: LiveViewOptions) {
             paint(out, options.color, Style::Dim, &truncate(&line, columns.saturating_sub(INDENT)));
             out.push('\n');
         }
+        EventKind::Notice { source, notice, reason } => {
+            time(out, event.t_us, options.color);
+            let line = format!("· {source} {notice}: {reason}");
+            paint(out, options.color, Style::Dim, &truncate(&line, columns.saturating_sub(INDENT)));
+            out.push('\n');
+        }
         EventKind::End => {
             time(out, event.t_us, options.color);
             paint(out, options.color, Style::Dim, "end");

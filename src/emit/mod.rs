@@ -1,9 +1,10 @@
-//! Events to the outside: JSON lines, the live view on a terminal, the summary of a run.
+//! Events to the outside: JSON lines, output lines, the live view on a terminal, the summary of a run.
 //!
 //! The supervisor hands every event to every [`Sink`]. A sink writes and reports what went wrong ([`SinkError::kind`]);
 //! whether to go on without it is the supervisor's decision. No sink opens a file or a connection here.
 
 mod json_lines;
+pub mod lines;
 mod live_view;
 pub mod summary;
 mod terminal;
@@ -11,6 +12,7 @@ mod terminal;
 use std::io;
 
 use crate::signal::Event;
+use crate::time::Micros;
 
 pub use json_lines::JsonLines;
 pub use live_view::{LiveView, LiveViewOptions};
@@ -33,6 +35,14 @@ pub trait Sink: Send {
     fn flush(&mut self) -> Result<(), SinkError> {
         Ok(())
     }
+
+    /// Time passes: called at least every tenth of a second while a live run goes on.
+    ///
+    /// # Errors
+    /// As [`Sink::emit`].
+    fn tick(&mut self, _now: Micros) -> Result<(), SinkError> {
+        Ok(())
+    }
 }
 
 impl<S: Sink + ?Sized> Sink for &mut S {
@@ -43,6 +53,10 @@ impl<S: Sink + ?Sized> Sink for &mut S {
     fn flush(&mut self) -> Result<(), SinkError> {
         (**self).flush()
     }
+
+    fn tick(&mut self, now: Micros) -> Result<(), SinkError> {
+        (**self).tick(now)
+    }
 }
 
 impl<S: Sink + ?Sized> Sink for Box<S> {
@@ -52,6 +66,10 @@ impl<S: Sink + ?Sized> Sink for Box<S> {
 
     fn flush(&mut self) -> Result<(), SinkError> {
         (**self).flush()
+    }
+
+    fn tick(&mut self, now: Micros) -> Result<(), SinkError> {
+        (**self).tick(now)
     }
 }
 

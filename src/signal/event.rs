@@ -116,6 +116,15 @@ pub enum EventKind {
         /// Why.
         reason: Arc<str>,
     },
+    /// A source that delivers, or the board, has something to say that changes no modality's state.
+    Notice {
+        /// Name of the source, or `board`.
+        source: Arc<str>,
+        /// One word: `silent`, `clipped`, `drift`, `ok` of a microphone; `shed`, `ok` of the board.
+        notice: Arc<str>,
+        /// What was seen, for people.
+        reason: Arc<str>,
+    },
     /// The sources have ended, or the program was asked to stop.
     End,
 }
