@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use log::{debug, info, warn};
 
-use crate::board::BOARD;
+use crate::board::{BOARD, Kind};
 use crate::bundle::{Bundle, Intents};
 use crate::config::ConfigError;
 use crate::decide::advice::{self, Catalogue, Known, Lang, UnknownLanguage};
@@ -122,6 +122,8 @@ pub struct StageCounters {
     pub windows: u64,
     /// Samples skipped because of `rate_hz`.
     pub skipped: u64,
+    /// Samples and windows left out because the board was too hot or too busy.
+    pub shed: u64,
     /// Samples that could not be preprocessed or encoded.
     pub errors: u64,
     /// Times the source reported a fault.
@@ -169,6 +171,9 @@ struct Stage {
     /// Age from which the token no longer takes part.
     max_age: Micros,
     last_run: Option<Micros>,
+    /// One of so many windows is encoded, and which one is next.
+    divisor: u32,
+    turn: u32,
     has_token: bool,
     fault: Option<Arc<str>>,
     last_error: Option<Arc<str>>,
@@ -226,6 +231,8 @@ impl Stage {
             period: Micros(period.0 * 3 / 4),
             max_age: Micros::from_ms(max_age_ms.into()),
             last_run: None,
+            divisor: 1,
+            turn: 0,
             has_token: false,
             fault: None,
             last_error: None,
@@ -242,6 +249,11 @@ impl Stage {
                     return Ok(false);
                 }
                 self.last_run = Some(frame.t);
+                self.turn = (self.turn + 1) % self.divisor;
+                if self.turn != 0 {
+                    self.counters.shed += 1;
+                    return Ok(false);
+                }
                 p.run(frame, &mut self.input).map_err(StageError::Preprocess)?;
                 self.encode(frame.t).map(|()| true)
             }
@@ -268,10 +280,23 @@ impl Stage {
             Preprocessor::Series(p) => p.next_window(&mut self.input),
             Preprocessor::Image(_) | Preprocessor::Text(_) => None,
         };
-        match end {
-            Some(t) => self.encode(t).map(|()| true),
-            None => Ok(false),
+        let Some(t) = end else { return Ok(false) };
+        self.turn = (self.turn + 1) % self.divisor;
+        if self.turn != 0 {
+            self.counters.shed += 1;
+            // the next window may be complete too
+            return self.advance();
         }
+        self.encode(t).map(|()| true)
+    }
+
+    fn takes(&self, kind: Kind) -> bool {
+        matches!(
+            (kind, &self.preprocessor),
+            (Kind::Image, Preprocessor::Image(_))
+                | (Kind::Audio, Preprocessor::Audio(_))
+                | (Kind::Series, Preprocessor::Series(_))
+        )
     }
 
     fn encode(&mut self, t: Micros) -> Result<(), StageError> {
@@ -460,6 +485,25 @@ impl Pipeline {
             stage.counters.faults += 1;
         }
         self.step(now, events);
+    }
+
+    /// Encodes one of `divisor` windows of every encoder that takes `kind`; 1 is full speed. What is left out is counted.
+    pub fn slow(&mut self, kind: Kind, divisor: u32) {
+        for stage in self.stages.iter_mut().filter(|s| s.takes(kind)) {
+            (stage.divisor, stage.turn) = (divisor.max(1), 0);
+        }
+    }
+
+    /// Appends a notice of `source` that changes no state.
+    pub fn notice(&mut self, source: &Arc<str>, notice: &str, reason: Arc<str>, now: Micros, events: &mut Vec<Event>) {
+        let kind = EventKind::Notice { source: source.clone(), notice: notice.into(), reason };
+        let event = self.event(now, kind);
+        events.push(event);
+    }
+
+    /// Name and state of every modality, for a line of status.
+    pub fn states(&self) -> impl Iterator<Item = (&Arc<str>, ModalityState)> {
+        self.stages.iter().map(|s| &s.name).zip(self.known_states.iter().copied())
     }
 
     /// Looks at the ages if nothing has for [`TICK`]: call it at least that often when no sample comes.

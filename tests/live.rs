@@ -9,7 +9,7 @@ use attendant::capture::{Camera, ErrorKind, TextSource};
 use attendant::emit::{JsonLines, Sink};
 use attendant::pipeline::{Options, Pipeline};
 use attendant::signal::{Frame, Utterance};
-use attendant::supervise::{LiveSource, Opener, live};
+use attendant::supervise::{LiveSource, Opener, Upkeep, live};
 use attendant::time::{Clock, Micros, VirtualClock};
 
 fn says(text: &str) -> Step<Utterance> {
@@ -46,7 +46,7 @@ fn a_source_is_restarted_after_a_panic_and_an_error_and_one_that_is_lost_is_name
     let mut lines = Vec::new();
     let outcome = {
         let mut sinks: Vec<Box<dyn Sink + '_>> = vec![Box::new(JsonLines::new("memory", &mut lines))];
-        live(sources, &mut pipeline, &clock, &mut sinks, &AtomicBool::new(false)).unwrap()
+        live(sources, &mut pipeline, &clock, &mut sinks, &AtomicBool::new(false), &mut Upkeep::default()).unwrap()
     };
     let lines = String::from_utf8(lines).unwrap();
     let keyboard = &outcome.restarts[0];

@@ -2,37 +2,50 @@
 //!
 //! A source that fails is reported as a fault of its modality, reopened with backoff, and restarted if its thread's code
 //! panics; the others carry on. The run ends when every source has ended or failed for good, or when `stop` is set.
+//!
+//! The inference loop also looks after the machine: it tells the service manager that it lives, as long as it ticks and no
+//! device's thread hangs in its driver, and lowers rates when the board gets too hot or too busy.
 
+use std::collections::VecDeque;
+use std::fmt::Write as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use log::{info, warn};
+use log::{Level, info, log, warn};
 
-use crate::board::BOARD;
-use crate::capture::{Camera, CaptureError, ErrorKind, Mic, Sensor, TextSource};
+use crate::board::{BOARD, Budget};
+use crate::capture::{Camera, CaptureError, Condition, ErrorKind, Mic, Sensor, TextSource};
 use crate::emit::{Sink, SinkError};
 use crate::metrics::Histogram;
 use crate::pipeline::{Pipeline, TICK};
 use crate::queue::{Bounded, Latest, Taken, Wake, WhenFull};
-use crate::signal::{AudioBlock, Event, Frame, Reading, Sample, Utterance};
+use crate::signal::{AudioBlock, Event, EventKind, Frame, Reading, Sample, Utterance};
 use crate::time::{Clock, Micros};
 
-use super::{Outcome, SourceRestarts, available_at, emit_all, flush_all, is_decision};
+use super::budget::{Governor, LOOK, Measured};
+use super::notify::{Heart, Manager, Nobody};
+use super::{Outcome, SourceRestarts, available_at, emit_all, flush_all, is_decision, tolerate};
 
 /// First wait before a source is opened again; doubles up to [`BACKOFF_MAX`].
 const BACKOFF_MIN: Micros = Micros::from_ms(250);
 
-/// Longest wait before a source is opened again.
-const BACKOFF_MAX: Micros = Micros::from_ms(8000);
+/// Longest wait before a source is opened again: a device that comes back delivers within 3 s, its own start included.
+const BACKOFF_MAX: Micros = Micros::from_ms(1500);
 
 /// Timeouts in a row after which a source counts as stalled and is reopened.
 const RETRIES_MAX: u32 = 8;
 
 /// How long threads have to finish when the run is over.
 const FAREWELL: Micros = Micros::from_ms(1500);
+
+/// A device's thread that has not come back from its driver for this long hangs; drivers wait in slices of a fraction of it.
+const HANGS_AFTER: Micros = Micros::from_ms(10_000);
+
+/// Conditions that wait for the inference loop; more are dropped, the oldest first.
+const CONDITIONS_MAX: usize = 16;
 
 /// Samples of one source handled before the others have their turn.
 const BURST: usize = 16;
@@ -59,9 +72,28 @@ pub struct LiveSource {
     pub opener: Opener,
 }
 
-/// What a thread had to do.
+/// What a live run looks after beside its samples.
+pub struct Upkeep {
+    /// Who is told that the program lives.
+    pub manager: Box<dyn Manager>,
+    /// The board's limits; without them nothing is slowed down.
+    pub budget: Option<Budget>,
+    /// Temperature of the board, if it has a thermometer.
+    pub celsius: Box<dyn FnMut() -> Option<f32> + Send>,
+}
+
+impl Default for Upkeep {
+    /// Nobody is told, and nothing is slowed down.
+    fn default() -> Self {
+        Upkeep { manager: Box::new(Nobody), budget: None, celsius: Box::new(|| None) }
+    }
+}
+
+/// What a thread had to do, and its pulse.
 #[derive(Debug, Default)]
 struct Restarts {
+    /// When the thread last came back from its driver, in microseconds; `u64::MAX` once it has ended.
+    beat_us: AtomicU64,
     reopened: AtomicU64,
     panics: AtomicU64,
     dropped: AtomicU64,
@@ -137,6 +169,10 @@ impl Device {
         }
     }
 
+    fn condition(&mut self) -> Option<Condition> {
+        if let Device::Mic(mic) = self { mic.condition() } else { None }
+    }
+
     fn read(&mut self, into: &mut Sample) -> Result<(), CaptureError> {
         // a lane hands back whatever buffer it had, also that of a fault
         if !matches!(
@@ -163,11 +199,39 @@ struct Shared {
     wake: Wake,
     lanes: Vec<Lane>,
     restarts: Vec<Restarts>,
+    /// When the run began, before any thread did.
+    began: Micros,
+    /// Sources, by index, whose thread may wait as long as it likes: files that are paced, a terminal.
+    patient: Vec<bool>,
+    /// What sources that deliver have to say, by index.
+    conditions: Mutex<VecDeque<(usize, Condition)>>,
     /// The run is over: threads end at their next look.
     over: AtomicBool,
 }
 
+impl Restarts {
+    fn beating_at(now: Micros) -> Self {
+        Restarts { beat_us: AtomicU64::new(now.0), ..Restarts::default() }
+    }
+
+    fn beat(&self, now: Micros) {
+        self.beat_us.store(now.0, Ordering::Relaxed);
+    }
+}
+
+impl Shared {
+    fn say(&self, index: usize, condition: Condition) {
+        let mut conditions = self.conditions.lock().unwrap_or_else(PoisonError::into_inner);
+        if conditions.len() == CONDITIONS_MAX {
+            conditions.pop_front();
+        }
+        conditions.push_back((index, condition));
+    }
+}
+
 /// Runs `sources` through `pipeline` into `sinks`, until all have ended or `stop` is set.
+///
+/// `upkeep` is what else has to be looked after.
 ///
 /// At the end threads have 1.5 s to finish. One that still waits for its device (a terminal nobody types into) is left
 /// behind and named in the log; it holds no data that anyone needs.
@@ -181,11 +245,15 @@ pub fn live(
     clock: &Arc<dyn Clock>,
     sinks: &mut [Box<dyn Sink + '_>],
     stop: &AtomicBool,
+    upkeep: &mut Upkeep,
 ) -> Result<Outcome, SinkError> {
-    let wake = Wake::new();
+    let (wake, began) = (Wake::new(), clock.now());
     let shared = Arc::new(Shared {
         lanes: sources.iter().map(|s| Lane::for_opener(&s.opener, &wake)).collect(),
-        restarts: sources.iter().map(|_| Restarts::default()).collect(),
+        restarts: sources.iter().map(|_| Restarts::beating_at(clock.now())).collect(),
+        patient: sources.iter().map(|s| s.paced || matches!(s.opener, Opener::Text(_))).collect(),
+        conditions: Mutex::default(),
+        began,
         over: AtomicBool::new(false),
         wake,
     });
@@ -194,7 +262,8 @@ pub fn live(
     for (i, source) in sources.into_iter().enumerate() {
         let (mine, clock) = (Arc::clone(&shared), Arc::clone(clock));
         let thread = thread::Builder::new().name(names[i].to_string()).spawn(move || {
-            tend(source, &mine.lanes[i], &mine.restarts[i], &*clock, &mine.over);
+            tend(source, i, &mine, &*clock);
+            mine.restarts[i].beat_us.store(u64::MAX, Ordering::Relaxed);
             mine.lanes[i].close();
         });
         match thread {
@@ -205,7 +274,7 @@ pub fn live(
             }
         }
     }
-    let outcome = consume(&names, &shared, pipeline, &**clock, sinks, stop);
+    let outcome = consume(&names, &shared, pipeline, &**clock, sinks, stop, upkeep);
     shared.over.store(true, Ordering::Relaxed);
     shared.lanes.iter().for_each(Lane::close);
     let until = clock.now() + FAREWELL;
@@ -235,8 +304,10 @@ fn consume(
     clock: &dyn Clock,
     sinks: &mut [Box<dyn Sink + '_>],
     stop: &AtomicBool,
+    upkeep: &mut Upkeep,
 ) -> Result<Outcome, SinkError> {
     let Shared { wake, lanes, restarts, .. } = shared;
+    let mut care = Care::new(upkeep, shared.began, lanes.len());
     let (every, decided) = (Histogram::default(), Histogram::default());
     let mut outcome = Outcome::default();
     let mut events: Vec<Event> = Vec::with_capacity(16);
@@ -247,6 +318,7 @@ fn consume(
     pipeline.start(started, &mut events);
     while !stop.load(Ordering::Relaxed) && !ended.iter().all(|e| *e) {
         let seen = wake.generation();
+        let turn_began = clock.now();
         let mut idle = true;
         for (i, lane) in lanes.iter().enumerate() {
             for _ in 0..BURST {
@@ -275,20 +347,104 @@ fn consume(
                 }
             }
         }
-        pipeline.tick(clock.now(), &mut events);
+        let now = clock.now();
+        pipeline.tick(now, &mut events);
+        care.look_after(names, shared, pipeline, now, &mut events);
         drain(&mut events, sinks, &mut outcome, clock)?;
+        sinks.iter_mut().try_for_each(|sink| tolerate(sink.tick(now), &mut outcome))?;
+        care.worked = care.worked + (clock.now() - turn_began);
         if idle {
             _ = wake.wait(seen, Duration::from(TICK));
         }
     }
+    care.heart.stop();
     pipeline.end(clock.now(), &mut events);
     drain(&mut events, sinks, &mut outcome, clock)?;
     flush_all(sinks, &mut outcome)?;
     outcome.duration = clock.now() - started;
     outcome.sample_latency = every.summary();
     outcome.decision_latency = decided.summary();
-    outcome.failed_sources = names.iter().zip(&faulty).filter(|(_, f)| **f).map(|(n, _)| n.to_string()).collect();
+    outcome.failed_sources =
+        (0..names.len()).filter(|i| ended[*i] && faulty[*i]).map(|i| names[i].to_string()).collect();
     Ok(outcome)
+}
+
+/// What the inference loop does once a turn beside its samples.
+struct Care<'a> {
+    heart: Heart<'a>,
+    governor: Option<Governor>,
+    celsius: &'a mut (dyn FnMut() -> Option<f32> + Send),
+    /// Time at work since the last look, and when the next is due.
+    worked: Micros,
+    next_look: Micros,
+    hangs: Vec<bool>,
+    board: Arc<str>,
+    status: String,
+}
+
+impl<'a> Care<'a> {
+    fn new(upkeep: &'a mut Upkeep, now: Micros, n_sources: usize) -> Self {
+        Care {
+            heart: Heart::new(&mut *upkeep.manager),
+            governor: upkeep.budget.map(Governor::new),
+            celsius: &mut *upkeep.celsius,
+            worked: Micros::ZERO,
+            next_look: now + LOOK,
+            hangs: vec![false; n_sources],
+            board: "board".into(),
+            status: String::new(),
+        }
+    }
+
+    fn look_after(
+        &mut self,
+        names: &[Arc<str>],
+        shared: &Shared,
+        pipeline: &mut Pipeline,
+        now: Micros,
+        events: &mut Vec<Event>,
+    ) {
+        loop {
+            let next = shared.conditions.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
+            let Some((i, Condition { state, reason })) = next else { break };
+            info!("{}: {state}: {reason}", names[i]);
+            pipeline.notice(&names[i], state, reason, now, events);
+        }
+        for i in 0..names.len() {
+            let beat = Micros(shared.restarts[i].beat_us.load(Ordering::Relaxed));
+            let hangs = !shared.patient[i] && now - beat >= HANGS_AFTER;
+            if hangs && !self.hangs[i] {
+                let reason = format!("{}: its driver has not answered for {} ms", names[i], (now - beat).as_ms());
+                warn!("{reason}; the service manager is told no more that this program is well");
+                pipeline.fail(&names[i], &reason.into(), now, events);
+            }
+            self.hangs[i] = hangs;
+        }
+        if events.iter().any(|e| matches!(e.kind, EventKind::Modality { .. })) || self.status.is_empty() {
+            self.status.clear();
+            for (name, state) in pipeline.states() {
+                let gap = if self.status.is_empty() { "" } else { ", " };
+                _ = write!(self.status, "{gap}{name} {state:?}");
+            }
+            self.heart.status(&self.status);
+        }
+        if now >= self.next_look {
+            self.look(pipeline, now, events);
+        }
+        self.heart.beat(now, !self.hangs.contains(&true));
+    }
+
+    fn look(&mut self, pipeline: &mut Pipeline, now: Micros, events: &mut Vec<Event>) {
+        let since = (now - self.next_look) + LOOK;
+        let busy = self.worked.0 as f32 / since.0.max(1) as f32;
+        (self.worked, self.next_look) = (Micros::ZERO, now + LOOK);
+        let Some(governor) = &mut self.governor else { return };
+        let Some(change) = governor.look(Measured { celsius: (self.celsius)(), busy }) else { return };
+        governor.divisors().for_each(|(kind, divisor)| pipeline.slow(kind, divisor));
+        let notice = if change.level == 0 { "ok" } else { "shed" };
+        warn!("board: {notice}, step {}: {}", change.level, change.reason);
+        pipeline.notice(&self.board, notice, change.reason.into(), now, events);
+    }
 }
 
 fn drain(
@@ -316,14 +472,17 @@ enum Lost {
 }
 
 /// A source's thread: opens, reads, reopens, until the end.
-fn tend(mut source: LiveSource, lane: &Lane, counts: &Restarts, clock: &dyn Clock, over: &AtomicBool) {
+fn tend(mut source: LiveSource, index: usize, shared: &Shared, clock: &dyn Clock) {
+    let (lane, counts, over) = (&shared.lanes[index], &shared.restarts[index], &shared.over);
+    let mut last_reason = String::new();
     let mut backoff = BACKOFF_MIN;
     let mut attempt = 0_u64;
     while !over.load(Ordering::Relaxed) {
         let mut delivered = false;
-        let caught = catch_unwind(AssertUnwindSafe(|| serve(&mut source, lane, clock, over, &mut delivered)));
+        let caught = catch_unwind(AssertUnwindSafe(|| serve(&mut source, index, shared, clock, &mut delivered)));
         if delivered {
             (backoff, attempt) = (BACKOFF_MIN, 0);
+            last_reason.clear();
         }
         let reason = match caught {
             Ok(Lost::End) => return,
@@ -340,10 +499,14 @@ fn tend(mut source: LiveSource, lane: &Lane, counts: &Restarts, clock: &dyn Cloc
         };
         attempt += 1;
         counts.reopened.fetch_add(1, Ordering::Relaxed);
-        warn!("{reason}; reopening in {} ms (attempt {attempt})", backoff.as_ms());
+        // A device that is away for a weekend must not fill the journal.
+        let level = if attempt.is_power_of_two() || reason != last_reason { Level::Warn } else { Level::Debug };
+        log!(level, "{reason}; reopening in {} ms (attempt {attempt})", backoff.as_ms());
+        last_reason.clone_from(&reason);
         lane.put(&mut fault(clock, &reason));
         let until = clock.now() + backoff;
         while clock.now() < until && !over.load(Ordering::Relaxed) {
+            counts.beat(clock.now());
             clock.sleep_until(until.min(clock.now() + BACKOFF_MIN));
         }
         backoff = (backoff + backoff).min(BACKOFF_MAX);
@@ -355,11 +518,12 @@ fn fault(clock: &dyn Clock, reason: &str) -> Sample {
 }
 
 /// Opens the source and hands over what it delivers until it fails.
-fn serve(source: &mut LiveSource, lane: &Lane, clock: &dyn Clock, over: &AtomicBool, delivered: &mut bool) -> Lost {
+fn serve(source: &mut LiveSource, index: usize, shared: &Shared, clock: &dyn Clock, delivered: &mut bool) -> Lost {
+    let (lane, counts, over) = (&shared.lanes[index], &shared.restarts[index], &shared.over);
     let lost = |error: CaptureError| match error.kind {
         ErrorKind::End => Lost::End,
         ErrorKind::Fatal => Lost::Fatal(error),
-        ErrorKind::Retry | ErrorKind::Reopen => Lost::Reopen(error),
+        ErrorKind::Retry | ErrorKind::Wait | ErrorKind::Reopen => Lost::Reopen(error),
     };
     let mut device = match Device::open(&mut source.opener) {
         Ok(device) => device,
@@ -369,9 +533,13 @@ fn serve(source: &mut LiveSource, lane: &Lane, clock: &dyn Clock, over: &AtomicB
     let mut sample = device.blank();
     let mut retries = 0;
     while !over.load(Ordering::Relaxed) {
+        counts.beat(clock.now());
         match device.read(&mut sample) {
             Ok(()) => {
                 retries = 0;
+                if let Some(condition) = device.condition() {
+                    shared.say(index, condition);
+                }
                 *delivered = true;
                 if source.paced {
                     shift(&mut sample, opened);
@@ -379,6 +547,7 @@ fn serve(source: &mut LiveSource, lane: &Lane, clock: &dyn Clock, over: &AtomicB
                 }
                 lane.put(&mut sample);
             }
+            Err(error) if error.kind == ErrorKind::Wait => {}
             Err(error) if error.kind == ErrorKind::Retry && retries < RETRIES_MAX => retries += 1,
             Err(error) => return lost(error),
         }

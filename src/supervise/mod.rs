@@ -4,8 +4,10 @@
 //! they can be processed, with the same events either way. [`live`] drives sources that block: a thread each, reopened
 //! with backoff, restarted after a panic; inference stays on the caller's thread. Nothing is computed here.
 
+pub mod budget;
 mod feed;
 mod live;
+pub mod notify;
 mod play;
 
 use log::warn;
@@ -16,7 +18,7 @@ use crate::signal::{Event, EventKind, Sample};
 use crate::time::Micros;
 
 pub use feed::{Feed, FileFeed};
-pub use live::{LiveSource, Opener, live};
+pub use live::{LiveSource, Opener, Upkeep, live};
 pub use play::{Pacing, PlayError, play};
 
 /// What a run came to.
