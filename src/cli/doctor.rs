@@ -1,6 +1,7 @@
 //! `attendant doctor`: what this machine offers and lacks, and the command that mends it.
 //!
-//! Reads the bundle and the kernel's files; opens no device.
+//! Reads the bundle and the kernel's files. With driver features it also asks cameras and GPIO chips what they are; nothing is
+//! recorded, and no line is taken.
 
 use std::fs;
 use std::path::Path;
@@ -36,7 +37,15 @@ struct Check {
 
 /// Runs the command.
 pub fn run(common: &Common) -> Result<ExitCode, Failure> {
-    let checks = [board(), cpu_check(), bundle(common), memory(), clock(), cameras(), microphones(), thermals()];
+    let mut checks =
+        vec![board(), cpu_check(), bundle(common), memory(), clock(), cameras(), microphones(), thermals()];
+    checks.push(drivers());
+    #[cfg(feature = "v4l")]
+    checks.extend(camera_modes());
+    #[cfg(feature = "alsa")]
+    checks.extend(alsa_names());
+    #[cfg(feature = "gpio")]
+    checks.push(gpio_chips());
     if common.json {
         common.print_json(&checks)?;
     } else {
@@ -200,6 +209,63 @@ fn microphones() -> Check {
         return check("microphones", Status::Fail, text);
     }
     check("microphones", Status::Ok, names.join("; "))
+}
+
+/// Driver features that this program was built with, against those that the board's devices use.
+fn drivers() -> Check {
+    let built = [("v4l", cfg!(feature = "v4l")), ("alsa", cfg!(feature = "alsa")), ("gpio", cfg!(feature = "gpio"))];
+    let has: Vec<&str> = built.iter().filter(|(_, on)| *on).map(|(name, _)| *name).collect();
+    let lacks: Vec<&str> = BOARD.drivers.iter().copied().filter(|d| !has.contains(d)).collect();
+    let text = if has.is_empty() { "none built in".to_owned() } else { format!("built in: {}", has.join(", ")) };
+    if lacks.is_empty() {
+        return check("drivers", Status::Ok, text);
+    }
+    let (board, all) = (BOARD.name, BOARD.drivers.join(","));
+    let hint = format!("for devices: BOARD={board} cargo build --release --features {all}");
+    check("drivers", Status::None, format!("{text}; {hint}"))
+}
+
+/// Every camera with its formats, or why it cannot be asked.
+#[cfg(feature = "v4l")]
+fn camera_modes() -> Vec<Check> {
+    use attendant::capture::v4l2;
+
+    /// Modes that are listed; a webcam can have a hundred.
+    const SHOWN: usize = 6;
+    let say = |found| match found {
+        Ok(v4l2::Found { node, card, modes }) => {
+            let shown: Vec<String> = modes.iter().take(SHOWN).map(ToString::to_string).collect();
+            let more = modes.len().saturating_sub(SHOWN);
+            let more = if more > 0 { format!(", and {more} more") } else { String::new() };
+            check("camera", Status::Ok, format!("{} {card}: {}{more}", node.display(), shown.join(", ")))
+        }
+        Err(error) => check("camera", Status::Warn, error.to_string()),
+    };
+    v4l2::list().into_iter().map(say).collect()
+}
+
+/// Every device that records, by the name for `attendant.toml`.
+#[cfg(feature = "alsa")]
+fn alsa_names() -> Vec<Check> {
+    let found = attendant::capture::alsa::list();
+    found.iter().map(|mic| check("microphone", Status::Ok, format!("{} {}", mic.device, mic.card))).collect()
+}
+
+/// GPIO chips by label, and whether the board's lines are on one of them.
+#[cfg(feature = "gpio")]
+fn gpio_chips() -> Check {
+    let chips = attendant::capture::buses::chips();
+    let names: Vec<String> = chips.iter().map(|(label, lines)| format!("{label} ({lines} lines)")).collect();
+    let is_there = |g: &&attendant::board::Gpio| chips.iter().any(|(label, lines)| label == g.label && g.line < *lines);
+    let missing: Vec<&str> = BOARD.gpio.iter().filter(|g| !is_there(g)).map(|g| g.name).collect();
+    if names.is_empty() {
+        return check("gpio", Status::None, "no GPIO chip that can be opened");
+    }
+    if missing.is_empty() {
+        return check("gpio", Status::Ok, names.join(", "));
+    }
+    let text = format!("{}; lines of the board that are on none of them: {}", names.join(", "), missing.join(", "));
+    check("gpio", Status::Warn, text)
 }
 
 /// Whether the file's permission bits and owner let this process read it, found out without opening a device.

@@ -4,6 +4,7 @@
 
 mod bench;
 mod boards;
+mod devices;
 mod doctor;
 mod eval;
 mod features;

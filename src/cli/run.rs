@@ -20,6 +20,7 @@ use attendant::supervise::{self, Feed, FileFeed, LiveSource, Opener, Outcome, Pa
 use attendant::time::{Clock, Micros, MonotonicClock};
 use clap::Args;
 
+use super::devices::{self, Devices};
 use super::{Common, Failure};
 
 /// Arguments of `run`.
@@ -30,10 +31,10 @@ pub struct RunArguments {
     /// Device configuration: sources, sinks, language (docs/config.md); options given here win
     #[arg(long, value_name = "FILE.toml")]
     config: Option<PathBuf>,
-    /// Camera: a picture, a directory of pictures, or a .y4m, .mjpeg, .avi video
+    /// Camera: /dev/..., auto, a picture, a directory of pictures, or a .y4m, .mjpeg, .avi video
     #[arg(long, value_name = "PATH", conflicts_with = "recording")]
     camera: Option<PathBuf>,
-    /// Microphone: a .wav file
+    /// Microphone: an ALSA name such as hw:CARD=name, auto, default, or a .wav file
     #[arg(long, value_name = "PATH", conflicts_with = "recording")]
     mic: Option<PathBuf>,
     /// Typed requests: a text file, a line every 5 s, or - for the terminal
@@ -54,6 +55,9 @@ pub struct RunArguments {
     /// Sensors of the configuration: name and file.
     #[arg(skip)]
     sensors: Vec<(String, PathBuf)>,
+    /// Devices of the configuration and of the options.
+    #[arg(skip)]
+    devices: Devices,
 }
 
 /// Pictures per second of still pictures, unless said otherwise.
@@ -74,10 +78,18 @@ pub enum Speed {
 
 /// Runs the command.
 pub fn run(common: &Common, args: &RunArguments) -> Result<ExitCode, Failure> {
+    let mut args = args.clone();
+    // the command line's devices come first, so that the configuration's do not take their place
+    if let Some(device) = args.camera.take_if(|path| devices::is_camera(path)) {
+        args.devices.add("camera", SourceKind::V4l2, Some(device.display().to_string()));
+    }
+    if let Some(device) = args.mic.take_if(|path| devices::is_mic(path)) {
+        args.devices.add("mic", SourceKind::Alsa, Some(device.display().to_string()));
+    }
     match &args.config {
-        None => run_with(common, args),
+        None => run_with(common, &args),
         Some(path) => {
-            let (common, args) = configured(common, args, path)?;
+            let (common, args) = configured(common, &args, path)?;
             run_with(&common, &args)
         }
     }
@@ -100,7 +112,21 @@ fn configured(common: &Common, args: &RunArguments, path: &Path) -> Result<(Comm
         ClockKind::Real => Speed::Real,
         ClockKind::Max => Speed::Max,
     });
+    args.devices.outputs = runtime.output;
+    args.devices.indicator = runtime.indicator.map(|i| i.line);
     for (name, source) in runtime.source {
+        let is_given = match name.as_str() {
+            "camera" => args.camera.is_some(),
+            "mic" => args.mic.is_some(),
+            _ => false,
+        };
+        if is_given || args.devices.sources.iter().any(|(given, _)| *given == name) {
+            continue;
+        }
+        if source.kind.is_device() {
+            args.devices.sources.push((name, source));
+            continue;
+        }
         let file = source.path.unwrap_or_else(|| "-".into());
         match source.kind {
             SourceKind::Recording => {
@@ -116,9 +142,12 @@ fn configured(common: &Common, args: &RunArguments, path: &Path) -> Result<(Comm
             SourceKind::Wav => _ = args.mic.get_or_insert(file),
             SourceKind::Stdin => _ = args.text.get_or_insert(file),
             SourceKind::Csv => args.sensors.push((name, file)),
+            SourceKind::V4l2 | SourceKind::Command | SourceKind::Alsa | SourceKind::Lm75 | SourceKind::Gpio => {
+                unreachable!("devices are collected above")
+            }
         }
     }
-    if args.recording.is_some() && args.has_files() {
+    if args.recording.is_some() && (args.has_files() || !args.devices.is_empty()) {
         let message = format!("{}: a recording plays alone; remove it, or the other sources", path.display());
         return Err(Failure::Usage(message));
     }
@@ -149,11 +178,10 @@ fn run_with(common: &Common, args: &RunArguments) -> Result<ExitCode, Failure> {
     let mut pipeline = Pipeline::load(&bundle, &options)?;
     let stop = stop_on_signal()?;
     let from_terminal = args.text.as_deref() == Some(Path::new("-"));
-    if from_terminal {
+    if from_terminal || !args.devices.is_empty() {
         if args.speed == Some(Speed::Max) {
-            return Err(Failure::Usage(
-                "--speed max: --text - waits for a person; give a file, or leave --speed out".into(),
-            ));
+            let what = if from_terminal { "--text - waits for a person" } else { "devices deliver at their own speed" };
+            return Err(Failure::Usage(format!("--speed max: {what}; give files, or leave --speed out")));
         }
         return run_live(common, args, &mut pipeline, &clock, &stop);
     }
@@ -168,7 +196,7 @@ fn run_with(common: &Common, args: &RunArguments) -> Result<ExitCode, Failure> {
         Box::new(Recording::open(&path)?)
     };
     let outcome = {
-        let mut sinks = sinks(common, args, &mut seen)?;
+        let mut sinks = sinks(common, args, Some(&mut seen))?;
         supervise::play(&mut *feed, &mut pipeline, &*clock, pacing, &mut sinks, &stop)?
     };
     finish(common, args, &pipeline, &segments, &seen, &outcome)
@@ -211,7 +239,7 @@ fn files(args: &RunArguments) -> Result<FileFeed, Failure> {
     Ok(feed)
 }
 
-/// Files beside a terminal: every source on a thread of its own.
+/// Devices, files beside them, a terminal: every source on a thread of its own.
 fn run_live(
     common: &Common,
     args: &RunArguments,
@@ -219,7 +247,7 @@ fn run_live(
     clock: &Arc<dyn Clock>,
     stop: &AtomicBool,
 ) -> Result<ExitCode, Failure> {
-    let mut sources = Vec::new();
+    let mut sources = args.devices.sources(clock)?;
     if let Some(path) = args.camera.clone() {
         let hz = args.picture_hz.unwrap_or(PICTURE_HZ);
         open_camera(&path, hz)?;
@@ -236,15 +264,29 @@ fn run_live(
         let open = move || Ok(Box::new(CsvSensor::open(&path)?) as Box<dyn Sensor>);
         sources.push(LiveSource { name: name.into(), paced: true, opener: Opener::Sensor(Box::new(open)) });
     }
-    let reader_clock = Arc::clone(clock);
-    let opener = Opener::Text(Box::new(move || {
-        Ok(Box::new(LineText::new("stdin", io::stdin(), Arc::clone(&reader_clock))) as Box<dyn TextSource>)
-    }));
-    sources.push(LiveSource { name: "text".into(), paced: false, opener });
-    let mut seen = Seen::default();
+    match args.text.clone() {
+        Some(path) if path.as_os_str() != "-" => {
+            ScriptText::open(&path, LINE_PERIOD)?;
+            let open = move || Ok(Box::new(ScriptText::open(&path, LINE_PERIOD)?) as Box<dyn TextSource>);
+            sources.push(LiveSource { name: "text".into(), paced: true, opener: Opener::Text(Box::new(open)) });
+        }
+        Some(_) => {
+            let reader_clock = Arc::clone(clock);
+            let opener = Opener::Text(Box::new(move || {
+                Ok(Box::new(LineText::new("stdin", io::stdin(), Arc::clone(&reader_clock))) as Box<dyn TextSource>)
+            }));
+            sources.push(LiveSource { name: "text".into(), paced: false, opener });
+        }
+        None => {}
+    }
+    let seen = Seen::default();
     let outcome = {
-        let mut sinks = sinks(common, args, &mut seen)?;
-        supervise::live(sources, pipeline, clock, &mut sinks, stop)?
+        // nothing is shown at the end, so nothing is kept: a device runs for months
+        let mut sinks = sinks(common, args, None)?;
+        for sink in args.devices.sinks()? {
+            sinks.push(sink);
+        }
+        supervise::live(sources, pipeline, clock, &mut sinks, stop, &mut devices::upkeep())?
     };
     if !outcome.failed_sources.is_empty() {
         return Err(Failure::Sources(format!("failed for good: {}", outcome.failed_sources.join(", "))));
@@ -253,8 +295,15 @@ fn run_live(
 }
 
 /// Where events go: the terminal or stdout, the file, and the memory for the summary.
-fn sinks<'a>(common: &Common, args: &RunArguments, seen: &'a mut Seen) -> Result<Vec<Box<dyn Sink + 'a>>, Failure> {
-    let mut sinks: Vec<Box<dyn Sink + 'a>> = vec![Box::new(seen)];
+fn sinks<'a>(
+    common: &Common,
+    args: &RunArguments,
+    seen: Option<&'a mut Seen>,
+) -> Result<Vec<Box<dyn Sink + 'a>>, Failure> {
+    let mut sinks: Vec<Box<dyn Sink + 'a>> = Vec::new();
+    if let Some(seen) = seen {
+        sinks.push(Box::new(seen));
+    }
     if common.json {
         sinks.push(Box::new(JsonLines::new("stdout", io::stdout())));
     } else {

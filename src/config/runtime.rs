@@ -32,6 +32,11 @@ pub struct Runtime {
     /// Where events go; without one, standard output.
     #[serde(default)]
     pub sink: Vec<SinkSpec>,
+    /// Output lines that follow the events.
+    #[serde(default)]
+    pub output: Vec<OutputSpec>,
+    /// The line that is active whenever a camera or a microphone is open.
+    pub indicator: Option<IndicatorSpec>,
 }
 
 /// A language tag, `en` by default.
@@ -81,10 +86,90 @@ pub enum ClockKind {
 pub struct SourceSpec {
     /// What delivers.
     pub kind: SourceKind,
-    /// The file; every kind but `stdin` has one. Relative to the file that says it.
+    /// The file of a kind that reads one. Relative to the file that says it.
     pub path: Option<PathBuf>,
-    /// Samples per second of an `image` (the same picture again and again) and of a `csv` without times.
+    /// Samples per second of an `image` (the same picture again and again), of a `csv` without times, of an `lm75` and a `gpio`.
     pub rate_hz: Option<f32>,
+    /// Of `v4l2` and `alsa`: which device; without it the board's.
+    pub device: Option<String>,
+    /// Of `command`: program and arguments; no shell.
+    pub command: Option<Vec<String>>,
+    /// Of `command`: layout of its raw frames.
+    pub format: Option<RawFormat>,
+    /// Of `command`: pixels per row.
+    pub width: Option<u32>,
+    /// Of `command`: rows.
+    pub height: Option<u32>,
+    /// Of `alsa`: what is quieter than this, or no louder than the room, becomes silence.
+    pub gate_dbfs: Option<f32>,
+    /// Of `lm75`: the bus, such as `/dev/i2c-1`.
+    pub bus: Option<PathBuf>,
+    /// Of `lm75`: its address, 0x48 without it.
+    pub address: Option<u8>,
+    /// Of `gpio`: the line.
+    pub line: Option<LineSpec>,
+}
+
+/// Layout of raw frames that a program writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RawFormat {
+    /// 4:2:2 packed, luminance first.
+    Yuyv,
+    /// 4:2:2 packed, chrominance first.
+    Uyvy,
+    /// 4:2:0 in two planes.
+    Nv12,
+    /// 4:2:0 in three planes (I420).
+    Yu12,
+    /// One byte of luminance.
+    Gray,
+    /// Three bytes.
+    Rgb,
+}
+
+/// One GPIO line: by the board's name for it, or by chip and number.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LineSpec {
+    /// Name of a `[gpio.NAME]` of the board.
+    pub board: Option<String>,
+    /// Label of the chip (`gpiodetect`).
+    pub label: Option<String>,
+    /// Line of the chip (`gpioinfo`).
+    pub number: Option<u32>,
+    /// The line is active when its level is low.
+    #[serde(default)]
+    pub active_low: bool,
+}
+
+impl LineSpec {
+    fn check(&self) -> Result<(), String> {
+        match (&self.board, &self.label, self.number) {
+            (Some(_), None, None) | (None, Some(_), Some(_)) => Ok(()),
+            _ => Err("line: expected either board, or label and number".into()),
+        }
+    }
+}
+
+/// `[[output]]`
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OutputSpec {
+    /// The line.
+    pub line: LineSpec,
+    /// What it shows: the label of a class, `decided`, `ask`, `escalate`, `failed`.
+    pub on: String,
+    /// How long it stays on; without it, as long as the state.
+    pub pulse_ms: Option<u32>,
+}
+
+/// `[indicator]`
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct IndicatorSpec {
+    /// The line.
+    pub line: LineSpec,
 }
 
 /// What delivers the samples of a source.
@@ -103,6 +188,16 @@ pub enum SourceKind {
     Stdin,
     /// Readings, one a line.
     Csv,
+    /// A camera of the kernel (feature `v4l`).
+    V4l2,
+    /// A program that writes raw frames: the way to CSI cameras.
+    Command,
+    /// A sound card (feature `alsa`).
+    Alsa,
+    /// A temperature sensor on an I2C bus (feature `gpio`).
+    Lm75,
+    /// An input line (feature `gpio`).
+    Gpio,
 }
 
 impl SourceKind {
@@ -114,16 +209,48 @@ impl SourceKind {
             SourceKind::Wav => "wav",
             SourceKind::Stdin => "stdin",
             SourceKind::Csv => "csv",
+            SourceKind::V4l2 => "v4l2",
+            SourceKind::Command => "command",
+            SourceKind::Alsa => "alsa",
+            SourceKind::Lm75 => "lm75",
+            SourceKind::Gpio => "gpio",
+        }
+    }
+
+    /// Whether it reads a file, and has to be told which.
+    fn has_path(self) -> bool {
+        use SourceKind::{Csv, Image, Recording, Video, Wav};
+        matches!(self, Recording | Image | Video | Wav | Csv)
+    }
+
+    /// Whether it is something that may be unplugged: it is opened on a thread of its own, and again if need be.
+    #[must_use]
+    pub fn is_device(self) -> bool {
+        use SourceKind::{Alsa, Command, Gpio, Lm75, V4l2};
+        matches!(self, V4l2 | Command | Alsa | Lm75 | Gpio)
+    }
+
+    /// Keys of a source beside `kind`, `path` and `rate_hz` that it has, and whether it needs them.
+    fn own_keys(self) -> &'static [(&'static str, bool)] {
+        match self {
+            SourceKind::V4l2 => &[("device", false)],
+            SourceKind::Command => &[("command", true), ("format", true), ("width", true), ("height", true)],
+            SourceKind::Alsa => &[("device", false), ("gate_dbfs", false)],
+            SourceKind::Lm75 => &[("bus", true), ("address", false)],
+            SourceKind::Gpio => &[("line", true)],
+            _ => &[],
         }
     }
 
     /// Kinds that can feed the source `name`.
     fn known_for(name: &str) -> &'static [SourceKind] {
+        use SourceKind::{Alsa, Command, Csv, Gpio, Image, Lm75, Recording, Stdin, V4l2, Video, Wav};
         match name {
-            "camera" => &[SourceKind::Recording, SourceKind::Image, SourceKind::Video],
-            "mic" => &[SourceKind::Recording, SourceKind::Wav],
-            "text" => &[SourceKind::Recording, SourceKind::Stdin],
-            _ => &[SourceKind::Recording, SourceKind::Csv],
+            "camera" => &[Recording, Image, Video, V4l2, Command],
+            "mic" => &[Recording, Wav, Alsa],
+            "text" => &[Recording, Stdin],
+            // also a second camera, a second microphone
+            _ => &[Recording, Csv, Lm75, Gpio, V4l2, Command, Alsa],
         }
     }
 }
@@ -194,6 +321,21 @@ impl Runtime {
                 invalid(&[Step::Key("source"), Step::Key(name), Step::Key(key)], format!("source.{name}: {message}"))
             })?;
         }
+        for (i, output) in runtime.output.iter().enumerate() {
+            let at = |key| [Step::Key("output"), Step::Item(i), Step::Key(key)];
+            output.line.check().map_err(|m| invalid(&at("line"), format!("output.{m}")))?;
+            if output.on.is_empty() {
+                let message = "output.on = \"\", expected a class, or decided, ask, escalate, failed".into();
+                return Err(invalid(&at("on"), message));
+            }
+            if output.pulse_ms == Some(0) {
+                return Err(invalid(&at("pulse_ms"), "output.pulse_ms = 0, expected at least 1".into()));
+            }
+        }
+        if let Some(indicator) = &runtime.indicator {
+            let at = [Step::Key("indicator"), Step::Key("line")];
+            indicator.line.check().map_err(|m| invalid(&at, format!("indicator.{m}")))?;
+        }
         let is_standard = |s: &SinkSpec| s.path.as_os_str() == "-";
         for (i, sink) in runtime.sink.iter().enumerate() {
             let at = [Step::Key("sink"), Step::Item(i), Step::Key("path")];
@@ -222,7 +364,10 @@ impl SourceSpec {
         }
         match (&self.path, self.kind) {
             (Some(_), SourceKind::Stdin) => return Err(("path", "standard input has no path; remove it".into())),
-            (None, kind) if kind != SourceKind::Stdin => {
+            (Some(_), kind) if !kind.has_path() => {
+                return Err(("path", format!("a {} reads no file; remove path", kind.name())));
+            }
+            (None, kind) if kind.has_path() => {
                 return Err(("kind", format!("kind = \"{}\" needs the key path; add it", kind.name())));
             }
             (Some(path), _) if path.as_os_str().is_empty() => {
@@ -230,8 +375,14 @@ impl SourceSpec {
             }
             _ => {}
         }
+        self.check_own_keys()?;
+        let is_polled = matches!(self.kind, SourceKind::Lm75 | SourceKind::Gpio);
         match self.rate_hz {
-            Some(_) if !matches!(self.kind, SourceKind::Image | SourceKind::Csv) => {
+            // slower, its thread could not be told from one that hangs
+            Some(rate) if is_polled && !(0.2..=100.0).contains(&rate) => {
+                Err(("rate_hz", format!("rate_hz = {rate}, expected a number from 0.2 to 100")))
+            }
+            Some(_) if !is_polled && !matches!(self.kind, SourceKind::Image | SourceKind::Csv) => {
                 Err(("rate_hz", format!("a {} has its own rate; remove rate_hz", self.kind.name())))
             }
             Some(rate) if !(rate > 0.0 && rate <= 1000.0) => {
@@ -239,6 +390,51 @@ impl SourceSpec {
             }
             _ => Ok(()),
         }
+    }
+}
+
+impl SourceSpec {
+    /// Keys that only some kinds have.
+    fn check_own_keys(&self) -> Result<(), (&'static str, String)> {
+        let given = [
+            ("device", self.device.is_some()),
+            ("command", self.command.is_some()),
+            ("format", self.format.is_some()),
+            ("width", self.width.is_some()),
+            ("height", self.height.is_some()),
+            ("gate_dbfs", self.gate_dbfs.is_some()),
+            ("bus", self.bus.is_some()),
+            ("address", self.address.is_some()),
+            ("line", self.line.is_some()),
+        ];
+        let (kind, own) = (self.kind.name(), self.kind.own_keys());
+        for (key, is_given) in given {
+            match own.iter().find(|(own, _)| *own == key) {
+                None if is_given => return Err((key, format!("a {kind} has no {key}; remove it"))),
+                Some((_, true)) if !is_given => {
+                    return Err(("kind", format!("kind = \"{kind}\" needs the key {key}; add it")));
+                }
+                _ => {}
+            }
+        }
+        if self.command.as_ref().is_some_and(|c| c.first().is_none_or(String::is_empty)) {
+            return Err((
+                "command",
+                "command: expected a program and its arguments, such as [\"rpicam-vid\", \"-o\", \"-\"]".into(),
+            ));
+        }
+        for (key, pixels) in [("width", self.width), ("height", self.height)] {
+            if let Some(n) = pixels.filter(|n| !(16..=8192).contains(n) || n % 2 == 1) {
+                return Err((key, format!("{key} = {n}, expected an even number from 16 to 8192")));
+            }
+        }
+        if let Some(level) = self.gate_dbfs.filter(|level| !(-90.0..=0.0).contains(level)) {
+            return Err(("gate_dbfs", format!("gate_dbfs = {level}, expected a number from -90 to 0")));
+        }
+        if let Some(address) = self.address.filter(|a| !(0x48..=0x4f).contains(a)) {
+            return Err(("address", format!("address = {address:#04x}, expected 0x48 to 0x4f")));
+        }
+        self.line.as_ref().map_or(Ok(()), LineSpec::check).map_err(|message| ("line", message))
     }
 }
 
@@ -271,7 +467,10 @@ mod tests {
     #[test]
     fn a_wrong_value_names_file_line_and_what_was_expected() {
         let rows = [
-            ("languag = \"en\"", "1: unknown key `languag`; known keys: bundle, language, log, clock, source, sink"),
+            (
+                "languag = \"en\"",
+                "1: unknown key `languag`; known keys: bundle, language, log, clock, source, sink, output, indicator",
+            ),
             ("language = \"\"", "1: language = \"\", expected a tag such as \"en\" or \"zh\""),
             (
                 "log = \"loud\"",
@@ -281,14 +480,62 @@ mod tests {
             ("[source.camera]\npath = \"x\"", "1: missing key `kind` in `source.camera`; add it"),
             (
                 "[source.camera]\nkind = \"wav\"\npath = \"x\"",
-                "2: source.camera: kind = \"wav\", expected one of recording, image, video",
+                "2: source.camera: kind = \"wav\", expected one of recording, image, video, v4l2, command",
             ),
             (
                 "[source.mic]\nkind = \"csv\"\npath = \"x\"",
-                "2: source.mic: kind = \"csv\", expected one of recording, wav",
+                "2: source.mic: kind = \"csv\", expected one of recording, wav, alsa",
             ),
             ("[source.text]\nkind = \"image\"", "2: source.text: kind = \"image\", expected one of recording, stdin"),
-            ("[source.door]\nkind = \"stdin\"", "2: source.door: kind = \"stdin\", expected one of recording, csv"),
+            (
+                "[source.door]\nkind = \"stdin\"",
+                "2: source.door: kind = \"stdin\", expected one of recording, csv, lm75, gpio, v4l2, command, alsa",
+            ),
+            (
+                "[source.camera]\nkind = \"v4l2\"\npath = \"/dev/video0\"",
+                "3: source.camera: a v4l2 reads no file; remove path",
+            ),
+            (
+                "[source.camera]\nkind = \"v4l2\"\ngate_dbfs = -50",
+                "3: source.camera: a v4l2 has no gate_dbfs; remove it",
+            ),
+            (
+                "[source.camera]\nkind = \"command\"",
+                "2: source.camera: kind = \"command\" needs the key command; add it",
+            ),
+            (
+                "[source.camera]\nkind = \"command\"\ncommand = []\nformat = \"yu12\"\nwidth = 640\nheight = 480",
+                "3: source.camera: command: expected a program and its arguments, such as [\"rpicam-vid\", \"-o\", \"-\"]",
+            ),
+            (
+                "[source.camera]\nkind = \"command\"\ncommand = [\"x\"]\nformat = \"yu12\"\nwidth = 641\nheight = 480",
+                "5: source.camera: width = 641, expected an even number from 16 to 8192",
+            ),
+            (
+                "[source.mic]\nkind = \"alsa\"\ngate_dbfs = 3",
+                "3: source.mic: gate_dbfs = 3, expected a number from -90 to 0",
+            ),
+            (
+                "[source.climate]\nkind = \"lm75\"\nbus = \"/dev/i2c-1\"\naddress = 0x20",
+                "4: source.climate: address = 0x20, expected 0x48 to 0x4f",
+            ),
+            (
+                "[source.climate]\nkind = \"lm75\"\nbus = \"/dev/i2c-1\"\nrate_hz = 0.01",
+                "4: source.climate: rate_hz = 0.01, expected a number from 0.2 to 100",
+            ),
+            (
+                "[source.button]\nkind = \"gpio\"\nline = { label = \"x\" }",
+                "3: source.button: line: expected either board, or label and number",
+            ),
+            (
+                "[[output]]\non = \"\"\nline = { board = \"call_staff\" }",
+                "2: output.on = \"\", expected a class, or decided, ask, escalate, failed",
+            ),
+            (
+                "[[output]]\non = \"ask\"\nline = { board = \"a\", number = 2 }",
+                "3: output.line: expected either board, or label and number",
+            ),
+            ("[indicator]\nline = {}", "2: indicator.line: expected either board, or label and number"),
             ("[source.mic]\nkind = \"wav\"", "2: source.mic: kind = \"wav\" needs the key path; add it"),
             ("[source.mic]\nkind = \"wav\"\npath = \"\"", "3: source.mic: path = \"\", expected a file"),
             ("[source.text]\nkind = \"stdin\"\npath = \"x\"", "3: source.text: standard input has no path; remove it"),
