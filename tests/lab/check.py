@@ -1,0 +1,92 @@
+"""Judges what a guest wrote: check.py demo|faults|watchdog SHARE [REPLAY.jsonl]. Exit code 1 if it is not as it has to be."""
+
+import json
+import re
+import sys
+from pathlib import Path
+
+RECOVERED_WITHIN_S = 3.0
+LINE = re.compile(r"^\[\s*([\d.]+)\] \S+ (\w+)\[\d+\]: (.*)$")
+
+
+def journal(share):
+    """(seconds, program, text) of every line of the journal, by the guest's monotonic clock."""
+    found = []
+    for line in (Path(share) / "monotonic.txt").read_text(errors="replace").splitlines():
+        match = LINE.match(line)
+        if match:
+            found.append((float(match[1]), match[2], match[3]))
+    return found
+
+
+def events(lines):
+    """(seconds, event) of every line that is one."""
+    found = []
+    for t_s, program, text in lines:
+        if program == "attendant" and text.startswith('{"v":'):
+            found.append((t_s, json.loads(text)))
+    return found
+
+
+def entered(all_events):
+    return [e["class"] for e in all_events if e["kind"] == "decision" and e["state"] == "enter"]
+
+
+def demo(share, replay):
+    live = entered(e for _, e in events(journal(share)))
+    wanted = entered(json.loads(line) for line in open(replay, encoding="utf-8") if line.startswith("{"))
+    print("in the guest:", " ".join(live) or "nothing")
+    print("in the replay:", " ".join(wanted) or "nothing")
+    return bool(wanted) and live == wanted
+
+
+def faults(share):
+    lines = journal(share)
+    marks = [(t, text.split()) for t, program, text in lines if program == "lab"]
+    states = [(t, e) for t, e in events(lines) if e["kind"] == "modality"]
+    notices = [(t, e) for t, e in events(lines) if e["kind"] == "notice"]
+    rows, good = {}, True
+    for (broken_s, broken), (back_s, back) in zip(marks[0::2], marks[1::2], strict=True):
+        assert (broken[0], back[0], broken[1:]) == ("break", "back", back[1:]), (broken, back)
+        fault, modality = back[1], back[2]
+        row = rows.setdefault((fault, modality), {"cycles": 0, "seen": 0, "recovered": 0, "worst_s": 0.0})
+        row["cycles"] += 1
+        if fault == "drift":
+            said = [e for t, e in notices if broken_s <= t <= back_s + 3 and e["notice"] == "drift"]
+            row["seen"] += bool(said)
+            row["recovered"] += bool(said)
+            continue
+        until = back_s + 4
+        mine = [(t, e["state"], e["reason"]) for t, e in states if e["modality"] == modality and broken_s <= t <= until]
+        row["seen"] += any(state in ("failed", "stale") for _, state, _ in mine)
+        ok = [t for t, state, _ in mine if state == "ok"]
+        # an overrun, or an error that is over at once, may be recovered before the device is "back"
+        is_ok = bool(mine) and mine[-1][1] == "ok" or (not mine and fault in ("overrun", "eio"))
+        late_s = max(0.0, ok[-1] - back_s) if ok else 0.0
+        row["worst_s"] = max(row["worst_s"], late_s)
+        if is_ok and late_s <= RECOVERED_WITHIN_S:
+            row["recovered"] += 1
+        else:
+            print(f"not recovered: {' '.join(back[1:])}: {mine}")
+    starts = sum(e["kind"] == "start" for _, e in events(lines))
+    print(f"{'fault':<18} {'modality':<9} cycles  seen  recovered  worst")
+    for (fault, modality), row in rows.items():
+        print(f"{fault:<18} {modality:<9} {row['cycles']:>6} {row['seen']:>5} {row['recovered']:>10}  {row['worst_s']:.2f} s")
+        good &= row["recovered"] == row["cycles"] and (row["seen"] == row["cycles"] or fault in ("overrun", "eio"))
+    # the one restart is the test's own, for the device that is missing at the start
+    print(f"starts of the service: {starts}, expected 2")
+    return good and bool(rows) and starts == 2
+
+
+def watchdog(share):
+    text = (Path(share) / "monotonic.txt").read_text(errors="replace")
+    starts = text.count('"kind":"start"')
+    print(f"starts: {starts}; " + "; ".join(line for line in text.splitlines() if "atchdog" in line)[:400])
+    return "atchdog" in text and starts >= 2
+
+
+if __name__ == "__main__":
+    test, arguments = sys.argv[1], sys.argv[2:]
+    passed = {"demo": demo, "faults": faults, "watchdog": watchdog}[test](*arguments)
+    print(f"{test}: {'passed' if passed else 'FAILED'}")
+    sys.exit(0 if passed else 1)
