@@ -26,6 +26,10 @@
 //! | MaxPool, Concat, Reshape, Transpose, Slice | values as they are, requantized first where parameters differ |
 //! | Lut | `table[x as u8 bits]` |
 //! | Softmax, LayerNorm, Gelu and f32 element-wise | on dequantized values in f32, quantized as Quantize where the output is int8 |
+//!
+//! Softmax, LayerNorm and Gelu are the row functions of [`super::kernel::real`]: sums in eight interleaved parts, and
+//! reciprocals where its documentation says so. A sum of real numbers elsewhere (ReduceMean) runs in the order of the elements.
+//! A product such as `s_x * s_w / s_y` is evaluated from the left, a quotient in parentheses first.
 
 use tract_core::internal::TVec;
 

@@ -7,7 +7,10 @@
 //!
 //! Depends on tract-core only. It deliberately holds no integer convolution or matrix product.
 
-mod kernel;
+#[allow(dead_code)]
+pub(crate) mod graph;
+pub(crate) mod kernel;
+pub mod tier;
 
 use tract_core::internal::*;
 use tract_core::ops::element_wise::ElementWiseOp;
