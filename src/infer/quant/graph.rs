@@ -19,7 +19,7 @@
 //! | Conv, FullyConnected, MatMul, int8 out | `clamp(round(acc as f32 * (s_x * s_w / s_y)) + z_y)` |
 //! | the same, f32 out | `acc as f32 * (s_x * s_w)`, then [`Clamp`] in real numbers |
 //! | `acc` (i32, wrapping) | `bias + sum((x - z_x) * (w - z_w))` |
-//! | DynamicFullyConnected, DynamicConv | `x` quantized as ONNX DynamicQuantizeLinear (u8), then `acc as f32 * (s_x * s_w) + bias` |
+//! | DynamicFullyConnected, DynamicConv | `x` quantized as ONNX DynamicQuantizeLinear (u8), then `acc as f32 * (s_x * s_w) + bias`, then [`Clamp`] |
 //! | Add | `clamp(round((a - z_a) as f32 * (s_a / s_y) + (b - z_b) as f32 * (s_b / s_y)) + z_y)` |
 //! | Mul | `clamp(round(((a - z_a) * (b - z_b)) as f32 * (s_a * s_b / s_y)) + z_y)` |
 //! | AveragePool | `clamp(round(sum(x - z_x) as f32 * (s_x / (s_y * n as f32))) + z_y)`, `n` values in the window |

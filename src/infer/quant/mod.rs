@@ -9,7 +9,11 @@
 
 #[allow(dead_code)]
 pub(crate) mod graph;
+pub mod island;
+#[allow(dead_code)]
 pub(crate) mod kernel;
+#[allow(dead_code)]
+pub(crate) mod plan;
 pub mod tier;
 
 use tract_core::internal::*;
@@ -34,7 +38,7 @@ impl IntType {
         }
     }
 
-    fn datum_type(self) -> DatumType {
+    pub(crate) fn datum_type(self) -> DatumType {
         match self {
             IntType::I8 => DatumType::I8,
             IntType::U8 => DatumType::U8,
