@@ -15,7 +15,7 @@ use super::error::InferError;
 use super::model::{
     FixedInput, FoundInput, build, declared_inputs, decode, elem_type_name, found_value, guarded, read,
 };
-use super::{fold, onnx};
+use super::onnx;
 
 /// Everything `attendant inspect` says about one model.
 #[derive(Clone, Debug, Serialize)]
@@ -386,7 +386,7 @@ fn plan_operators(proto: &ModelProto, inputs: &[FoundInput]) -> Result<BTreeMap<
         })
         .collect::<Result<Vec<_>, _>>()?;
     let mut proto = proto.clone();
-    fold::dequantize_constants(&mut proto);
+    onnx::prepare(&mut proto);
     let (outputs, state) = guarded(|| build(&proto, &fixed))?;
     outputs?;
     let mut plan = BTreeMap::new();

@@ -8,6 +8,7 @@ mod encoder;
 mod error;
 mod fold;
 mod inspect;
+mod lower;
 mod model;
 mod onnx;
 pub(crate) mod quant;

@@ -14,7 +14,7 @@ use tract_onnx::tract_hir::internal::{
 };
 
 use super::error::InferError;
-use super::{fold, onnx, quant};
+use super::{onnx, quant};
 use crate::config::manifest::StateSpec;
 use crate::metrics::EngineScope;
 use crate::signal::{MAX_RANK, Shape, Tensor, TensorData};
@@ -163,10 +163,10 @@ impl Model {
         states: &[StateSpec],
     ) -> Result<Self, InferError> {
         let mut proto = decode(name, bytes)?;
+        onnx::prepare(&mut proto);
         check_operators(name, &proto)?;
         let found = declared_inputs(&proto);
         let facts = match_inputs(name, &found, inputs, states)?;
-        fold::dequantize_constants(&mut proto);
         let build = || build(&proto, &facts);
         let (plan, state) = guarded(build).map_err(|reason| InferError::Corrupt { model: name.into(), reason })?;
         let mismatch = |reason: String| InferError::Mismatch { model: name.into(), reason };

@@ -7,7 +7,11 @@
 //!
 //! Depends on tract-core only. It deliberately holds no integer convolution or matrix product.
 
+pub(crate) mod constant;
+pub(crate) mod graph;
 mod kernel;
+pub(crate) mod real;
+pub(crate) mod reference;
 
 use tract_core::internal::*;
 use tract_core::ops::element_wise::ElementWiseOp;
