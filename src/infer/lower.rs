@@ -43,7 +43,7 @@ fn lower_graph(graph: &mut GraphProto) {
 
 /// What one node becomes.
 struct Scope<'a> {
-    /// Of the node; its parts are called `prefix.part`.
+    /// Of the node; its parts are called `prefix/part`.
     prefix: String,
     known: &'a HashSet<String>,
     nodes: Vec<NodeProto>,
@@ -62,8 +62,8 @@ impl<'a> Scope<'a> {
 
     /// Adds a node and returns its output's name. The part `""` carries the name of the node itself.
     fn node(&mut self, part: &str, op: &str, inputs: &[&str], attributes: Vec<AttributeProto>) -> String {
-        let name = if part.is_empty() { self.prefix.clone() } else { format!("{}.{part}", self.prefix) };
-        let output = format!("{}.{}.value", self.prefix, if part.is_empty() { op } else { part });
+        let name = if part.is_empty() { self.prefix.clone() } else { format!("{}/{part}", self.prefix) };
+        let output = format!("{}/{}.value", self.prefix, if part.is_empty() { op } else { part });
         self.nodes.push(NodeProto {
             name,
             op_type: op.into(),
@@ -100,7 +100,7 @@ impl<'a> Scope<'a> {
     }
 
     fn scalar(&mut self, part: &str, value: f32) -> String {
-        let name = format!("{}.{part}.constant", self.prefix);
+        let name = format!("{}/{part}.constant", self.prefix);
         let raw_data = value.to_le_bytes().to_vec();
         self.constants.push(TensorProto { name: name.clone(), data_type: F32, raw_data, ..TensorProto::default() });
         name
@@ -205,7 +205,7 @@ fn lowered(node: &NodeProto, scope: &mut Scope<'_>) -> Option<()> {
         }
         "DynamicQuantizeMatMul" => {
             let q = scope.node("x", "DynamicQuantizeLinear", &[need(0)?], Vec::new());
-            let [scale, zero_point] = ["scale", "zero_point"].map(|part| format!("{}.x.{part}", scope.prefix));
+            let [scale, zero_point] = ["scale", "zero_point"].map(|part| format!("{}/x.{part}", scope.prefix));
             scope.nodes.last_mut()?.output.extend([scale.clone(), zero_point.clone()]);
             integer_to_float(node, scope, (&q, &scale, &zero_point), (need(1)?, need(2)?, get(3)), get(4))
         }
@@ -280,36 +280,36 @@ mod tests {
             (
                 "QLinearConv",
                 "x xs xz w ws wz ys yz b",
-                "DequantizeLinear(x,xs,xz) DequantizeLinear(w,ws,wz) Mul(xs,ws) DequantizeLinear(b,n.bias_scale.value) \
-                 Conv(n.x.value,n.w.value,n.bias.value) QuantizeLinear(n.Conv.value,ys,yz)",
+                "DequantizeLinear(x,xs,xz) DequantizeLinear(w,ws,wz) Mul(xs,ws) DequantizeLinear(b,n/bias_scale.value) \
+                 Conv(n/x.value,n/w.value,n/bias.value) QuantizeLinear(n/Conv.value,ys,yz)",
             ),
             (
                 "QLinearAdd",
                 "a as az b bs _ ys yz",
-                "DequantizeLinear(a,as,az) DequantizeLinear(b,bs) Add(n.a.value,n.b.value) \
-                 QuantizeLinear(n.Add.value,ys,yz)",
+                "DequantizeLinear(a,as,az) DequantizeLinear(b,bs) Add(n/a.value,n/b.value) \
+                 QuantizeLinear(n/Add.value,ys,yz)",
             ),
             (
                 "QLinearConcat",
                 "ys yz a as az b bs bz",
-                "DequantizeLinear(a,as,az) DequantizeLinear(b,bs,bz) Concat(n.x0.value,n.x1.value) \
-                 QuantizeLinear(n.Concat.value,ys,yz)",
+                "DequantizeLinear(a,as,az) DequantizeLinear(b,bs,bz) Concat(n/x0.value,n/x1.value) \
+                 QuantizeLinear(n/Concat.value,ys,yz)",
             ),
             (
                 "QGemm",
                 "a as az b bs bz _",
-                "DequantizeLinear(a,as,az) DequantizeLinear(b,bs,bz) Gemm(n.a.value,n.b.value)",
+                "DequantizeLinear(a,as,az) DequantizeLinear(b,bs,bz) Gemm(n/a.value,n/b.value)",
             ),
             (
                 "DynamicQuantizeMatMul",
                 "x w ws wz b",
-                "DynamicQuantizeLinear(x) MatMulInteger(n.x.value,w,n.x.zero_point,wz) Cast(n.MatMulInteger.value) \
-                 Mul(n.x.scale,ws) Mul(n.real.value,n.scale.value) Add(n.scaled.value,b)",
+                "DynamicQuantizeLinear(x) MatMulInteger(n/x.value,w,n/x.zero_point,wz) Cast(n/MatMulInteger.value) \
+                 Mul(n/x.scale,ws) Mul(n/real.value,n/scale.value) Add(n/scaled.value,b)",
             ),
             (
                 "QLinearGlobalAveragePool",
                 "x xs xz ys yz",
-                "DequantizeLinear(x,xs,xz) GlobalAveragePool(n.x.value) QuantizeLinear(n.GlobalAveragePool.value,ys,yz)",
+                "DequantizeLinear(x,xs,xz) GlobalAveragePool(n/x.value) QuantizeLinear(n/GlobalAveragePool.value,ys,yz)",
             ),
         ];
         for (op, inputs, expect) in cases {

@@ -7,11 +7,13 @@
 //!
 //! Depends on tract-core only. It deliberately holds no integer convolution or matrix product.
 
+pub(crate) mod by_reference;
 pub(crate) mod constant;
 pub(crate) mod graph;
 mod kernel;
 pub(crate) mod real;
 pub(crate) mod reference;
+pub(crate) mod rewrite;
 
 use tract_core::internal::*;
 use tract_core::ops::element_wise::ElementWiseOp;
