@@ -13,9 +13,9 @@ use tract_onnx::tract_hir::internal::{DimLike, InferenceModel, InferenceModelExt
 
 use super::error::InferError;
 use super::model::{
-    FixedInput, FoundInput, build, declared_inputs, decode, elem_type_name, found_value, guarded, read,
+    Built, FixedInput, FoundInput, build, declared_inputs, decode, elem_type_name, found_value, guarded, read,
 };
-use super::{fold, onnx};
+use super::onnx;
 
 /// Everything `attendant inspect` says about one model.
 #[derive(Clone, Debug, Serialize)]
@@ -110,6 +110,15 @@ pub struct Unsupported {
 /// in the result.
 pub fn inspect(path: &Path) -> Result<Inspection, InferError> {
     inspect_bytes(&path.display().to_string(), &read(path)?)
+}
+
+/// The inputs of the ONNX file at `path`, in its order, without looking at more of it.
+///
+/// # Errors
+/// As [`inspect`].
+pub fn declared(path: &Path) -> Result<Vec<TensorInfo>, InferError> {
+    let proto = decode(&path.display().to_string(), &read(path)?)?;
+    Ok(declared_inputs(&proto).iter().map(tensor_info).collect())
 }
 
 /// As [`inspect`], from memory; `name` stands in messages.
@@ -386,8 +395,8 @@ fn plan_operators(proto: &ModelProto, inputs: &[FoundInput]) -> Result<BTreeMap<
         })
         .collect::<Result<Vec<_>, _>>()?;
     let mut proto = proto.clone();
-    fold::dequantize_constants(&mut proto);
-    let (outputs, state) = guarded(|| build(&proto, &fixed))?;
+    onnx::prepare(&mut proto);
+    let Built { outputs, state, .. } = guarded(|| build(&proto, &fixed))?;
     outputs?;
     let mut plan = BTreeMap::new();
     for &step in state.plan().order_without_consts() {

@@ -7,13 +7,18 @@
 //!
 //! Depends on tract-core only. It deliberately holds no integer convolution or matrix product.
 
-#[allow(dead_code)]
+pub(crate) mod by_reference;
+pub(crate) mod constant;
 pub(crate) mod graph;
+#[allow(dead_code)]
 pub mod island;
 #[allow(dead_code)]
 pub(crate) mod kernel;
 #[allow(dead_code)]
 pub(crate) mod plan;
+pub(crate) mod real;
+pub(crate) mod reference;
+pub(crate) mod rewrite;
 pub mod tier;
 
 use tract_core::internal::*;
