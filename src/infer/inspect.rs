@@ -129,14 +129,17 @@ pub fn inspect_bytes(name: &str, bytes: &[u8]) -> Result<Inspection, InferError>
     let proto = decode(name, bytes)?;
     let graph = proto.graph.as_ref().expect("decode refuses a file without a graph");
     let known = onnx::importer().op_register.0;
-    let unsupported: Vec<Unsupported> = graph
-        .node
+    let mut prepared = proto.clone();
+    onnx::prepare(&mut prepared);
+    let unsupported: Vec<Unsupported> = prepared
+        .graph
         .iter()
+        .flat_map(|g| &g.node)
         .filter(|n| !known.contains_key(&n.op_type))
         .map(|n| Unsupported { node: node_name(n), op: op_name(n), reason: "the operator is unknown".into() })
         .collect();
     let inputs = declared_inputs(&proto);
-    let shapes = guarded(|| infer_shapes(&proto)).unwrap_or_default();
+    let shapes = guarded(|| infer_shapes(&prepared)).unwrap_or_default();
     let sources = Sources::of(&proto);
     let nodes: Vec<NodeInfo> = graph.node.iter().map(|n| node_info(n, &sources, &shapes)).collect();
     let mut operators = BTreeMap::new();
@@ -145,7 +148,7 @@ pub fn inspect_bytes(name: &str, bytes: &[u8]) -> Result<Inspection, InferError>
     }
     let (plan, problem) = match unsupported.first() {
         Some(first) => (BTreeMap::new(), Some(format!("operator {} is unknown", first.op))),
-        None => match plan_operators(&proto, &inputs) {
+        None => match plan_operators(&prepared, &inputs) {
             Ok(plan) => (plan, None),
             Err(problem) => (BTreeMap::new(), Some(problem)),
         },
@@ -394,9 +397,7 @@ fn plan_operators(proto: &ModelProto, inputs: &[FoundInput]) -> Result<BTreeMap<
                 .ok_or_else(|| format!("input `{}` is {}, a plan needs it fixed", i.name, i.describe()))
         })
         .collect::<Result<Vec<_>, _>>()?;
-    let mut proto = proto.clone();
-    onnx::prepare(&mut proto);
-    let Built { outputs, state, .. } = guarded(|| build(&proto, &fixed))?;
+    let Built { outputs, state, .. } = guarded(|| build(proto, &fixed))?;
     outputs?;
     let mut plan = BTreeMap::new();
     for &step in state.plan().order_without_consts() {
