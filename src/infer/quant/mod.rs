@@ -10,10 +10,16 @@
 pub(crate) mod by_reference;
 pub(crate) mod constant;
 pub(crate) mod graph;
-mod kernel;
+#[allow(dead_code)]
+pub mod island;
+#[allow(dead_code)]
+pub(crate) mod kernel;
+#[allow(dead_code)]
+pub(crate) mod plan;
 pub(crate) mod real;
 pub(crate) mod reference;
 pub(crate) mod rewrite;
+pub mod tier;
 
 use tract_core::internal::*;
 use tract_core::ops::element_wise::ElementWiseOp;
@@ -37,7 +43,7 @@ impl IntType {
         }
     }
 
-    fn datum_type(self) -> DatumType {
+    pub(crate) fn datum_type(self) -> DatumType {
         match self {
             IntType::I8 => DatumType::I8,
             IntType::U8 => DatumType::U8,
