@@ -123,17 +123,19 @@ impl Island {
             })
             .collect::<TractResult<_>>()?;
         let reads: TVec<&[u8]> = inputs.iter().map(|t| t.as_bytes()).collect();
-        let mut writes: TVec<&mut [u8]> = outputs.iter_mut().map(Tensor::as_bytes_mut).collect();
-        match self.profile.clock.get() {
-            None => self.plan.run(state, &reads, &mut writes)?,
-            Some(now) => {
-                let mut before = now();
-                self.plan.run_with(state, &reads, &mut writes, |step| {
-                    let after = now();
-                    self.profile.nanos[step].fetch_add(after.saturating_sub(before), Ordering::Relaxed);
-                    before = after;
-                })?;
-                self.profile.runs.fetch_add(1, Ordering::Relaxed);
+        {
+            let mut writes: TVec<&mut [u8]> = outputs.iter_mut().map(Tensor::as_bytes_mut).collect();
+            match self.profile.clock.get() {
+                None => self.plan.run(state, &reads, &mut writes)?,
+                Some(now) => {
+                    let mut before = now();
+                    self.plan.run_with(state, &reads, &mut writes, |step| {
+                        let after = now();
+                        self.profile.nanos[step].fetch_add(after.saturating_sub(before), Ordering::Relaxed);
+                        before = after;
+                    })?;
+                    self.profile.runs.fetch_add(1, Ordering::Relaxed);
+                }
             }
         }
         Ok(outputs.into_iter().map(Tensor::into_tvalue).collect())

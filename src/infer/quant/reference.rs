@@ -232,11 +232,13 @@ fn compute(node: &Node, operands: &[&Array], output: &Value) -> TractResult<Arra
         Op::Conv(conv) => done(convolution(conv, x, output)?),
         Op::FullyConnected(product) => done(fully_connected(product, x, output)?),
         Op::DynamicFullyConnected { product, bias } => {
-            let plain = fully_connected(product, &dynamically_quantized(x)?, output)?;
+            let unbounded = FullyConnected { clamp: Clamp::NONE, ..product.clone() };
+            let plain = fully_connected(&unbounded, &dynamically_quantized(x)?, output)?;
             done(with_bias(plain, bias, output.shape.len() - 1, &output.shape, &product.clamp)?)
         }
         Op::DynamicConv { conv, bias } => {
-            let plain = convolution(conv, &dynamically_quantized(x)?, output)?;
+            let unbounded = Conv { clamp: Clamp::NONE, ..conv.clone() };
+            let plain = convolution(&unbounded, &dynamically_quantized(x)?, output)?;
             done(with_bias(plain, bias, 1, &output.shape, &conv.clamp)?)
         }
         Op::MatMul { clamp } => done(matmul(x, operands[1], output, clamp)?),

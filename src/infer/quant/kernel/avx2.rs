@@ -54,6 +54,20 @@ pub(super) unsafe fn store_bytes(v: __m128i, columns: usize, out: *mut u8) {
     }
 }
 
+/// A copy of the accumulators for [`finish`]. The tail indexes them in loops that are not unrolled, which would keep the
+/// accumulators themselves in memory all through the inner loop.
+#[inline(always)]
+pub(super) fn settled<const R: usize, const V: usize>(acc: &[[__m256i; V]; R]) -> [[__m256i; V]; R] {
+    // SAFETY: zero bits are a vector; the intrinsic is baseline SSE2 or the caller's AVX2.
+    let mut copy = unsafe { [[_mm256_setzero_si256(); V]; R] };
+    for r in 0..R {
+        for v in 0..V {
+            copy[r][v] = acc[r][v];
+        }
+    }
+    copy
+}
+
 /// Accumulators of `R` rows to results; with two registers a row, lanes are in the order of `vpackssdw`.
 #[inline(always)]
 pub(super) unsafe fn finish<const R: usize, const V: usize>(acc: &[[__m256i; V]; R], block: &Block, out: *mut u8) {
@@ -152,7 +166,7 @@ impl Tile for Avx2 {
                     b = b.add(step);
                 }
             }
-            finish::<R, V>(&acc, block, out);
+            finish::<R, V>(&settled(&acc), block, out);
         }
     }
 }
@@ -186,7 +200,7 @@ impl super::depthwise::Strip for Avx2 {
                 }
                 w = w.add(32);
             }
-            finish::<P, 2>(&acc, block, out);
+            finish::<P, 2>(&settled(&acc), block, out);
         }
     }
 }

@@ -87,8 +87,7 @@ impl Narrow {
     pub(crate) fn apply_number(self, x: f32) -> Stored {
         let x = if x > self.lo { x } else { self.lo };
         let x = if x < self.hi { x } else { self.hi };
-        let rounded = (x + real::ROUND) - real::ROUND;
-        (rounded as i32 + self.zero) as Stored
+        (real::round_to_int(x) + self.zero) as Stored
     }
 }
 

@@ -10,6 +10,13 @@ const LANES: usize = 8;
 /// Adding and taking away 1.5 * 2^23 rounds an f32 of magnitude below 2^22 half to even.
 pub(crate) const ROUND: f32 = 12_582_912.0;
 
+/// `x` rounded half to even, for magnitudes below 2^22. The sum's mantissa is the integer, which vectorizes where Rust's
+/// saturating conversion does not.
+#[inline(always)]
+pub(crate) fn round_to_int(x: f32) -> i32 {
+    ((x + ROUND).to_bits() as i32).wrapping_sub(ROUND.to_bits() as i32)
+}
+
 /// Adds the eight parts, halving.
 #[inline(always)]
 fn fold(parts: [f32; LANES]) -> f32 {
@@ -54,7 +61,8 @@ fn largest(x: &[f32]) -> f32 {
 pub(crate) fn exp(x: f32) -> f32 {
     let clamped = if x > -87.3 { x } else { -87.3 };
     let clamped = if clamped < 88.0 { clamped } else { 88.0 };
-    let n = (clamped * std::f32::consts::LOG2_E + ROUND) - ROUND;
+    let shifted = clamped * std::f32::consts::LOG2_E + ROUND;
+    let n = shifted - ROUND;
     let r = clamped - n * 0.693_359_4;
     let r = r - n * -2.121_944_4e-4;
     let p = 1.987_569_2e-4f32;
@@ -64,7 +72,8 @@ pub(crate) fn exp(x: f32) -> f32 {
     let p = p * r + 1.666_666_5e-1;
     let p = p * r + 5.0e-1;
     let y = p * (r * r) + r + 1.0;
-    let power = f32::from_bits((((n as i32) + 127) << 23) as u32);
+    // `n` is in the low bits of the mantissa; 127 is the exponent's bias.
+    let power = f32::from_bits((shifted.to_bits() << 23).wrapping_add(127 << 23));
     if x < -87.3 { 0.0 } else { y * power }
 }
 

@@ -6,7 +6,7 @@
 mod dense;
 mod products;
 
-use tract_core::internal::{Context, TractResult, bail, ensure};
+use tract_core::internal::{TractErrorContext, TractResult, bail, ensure};
 
 use super::super::Affine;
 use super::super::graph::{Graph, Node, Number, Op, Value, ValueId};
