@@ -16,7 +16,9 @@ use tract_onnx::tract_hir::internal::{
 };
 
 use super::error::InferError;
+use super::quant::island::Island;
 use super::quant::rewrite::Report;
+use super::quant::tier::Tier;
 use super::{branches, onnx, quant};
 use crate::config::manifest::StateSpec;
 use crate::metrics::EngineScope;
@@ -640,9 +642,8 @@ pub(super) fn build(proto: &ModelProto, inputs: &[FixedInput]) -> TractResult<Bu
         parsed.model.set_input_fact(ix, InferenceFact::dt_shape(input.dtype.to_tract(), &input.shape))?;
     }
     let typed = parsed.model.into_typed()?;
-    let (mut typed, report) = quant::rewrite::rewrite(typed, &|graph| {
-        Ok(Box::new(quant::by_reference::ReferenceIsland(std::sync::Arc::new(graph))))
-    })?;
+    let tier = Tier::current()?;
+    let (mut typed, report) = quant::rewrite::rewrite(typed, &|graph| Ok(Box::new(Island::new(graph, tier)?)))?;
     quant::reset_recurrence_every_run(&mut typed);
     widen_outputs(&mut typed)?;
     let graph_outputs: Vec<&pb::ValueInfoProto> = proto.graph.iter().flat_map(|g| &g.output).collect();

@@ -7,6 +7,7 @@
 //!
 //! Depends on tract-core only. It deliberately holds no integer convolution or matrix product.
 
+#[cfg(test)]
 pub(crate) mod by_reference;
 pub(crate) mod constant;
 pub(crate) mod graph;
