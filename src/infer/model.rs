@@ -476,6 +476,16 @@ pub(super) fn elem_type_name(elem_type: i32) -> &'static str {
         12 => "u32",
         13 => "u64",
         16 => "bf16",
+        17 => "float8e4m3fn",
+        18 => "float8e4m3fnuz",
+        19 => "float8e5m2",
+        20 => "float8e5m2fnuz",
+        21 => "uint4",
+        22 => "int4",
+        23 => "float4e2m1",
+        24 => "float8e8m0",
+        25 => "uint2",
+        26 => "int2",
         _ => "of an unknown type",
     }
 }

@@ -15,6 +15,7 @@ pub(crate) mod graph;
 pub mod island;
 #[allow(dead_code)]
 pub(crate) mod kernel;
+pub(crate) mod linear;
 #[allow(dead_code)]
 pub(crate) mod plan;
 pub(crate) mod real;
