@@ -72,10 +72,16 @@ fn values(proto: &ModelProto, conditions: &[String], inputs: &[FixedInput]) -> T
                 open.extend(node.input.iter().map(String::as_str));
             }
         }
-        if is_open {
+        let exists = makers.contains_key(condition.as_str())
+            || graph.initializer.iter().any(|t| t.name == *condition)
+            || graph.input.iter().any(|i| i.name == *condition);
+        if is_open && exists {
             needed.extend(of);
             askable.push(condition);
         }
+    }
+    if askable.is_empty() {
+        return Ok(HashMap::new());
     }
     let cut = GraphProto {
         node: graph.node.iter().filter(|n| n.output.iter().any(|o| needed.contains(o.as_str()))).cloned().collect(),

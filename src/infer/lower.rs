@@ -6,7 +6,7 @@
 //! those of the domain `com.microsoft`, are covered; a variant that is not (channels last) is left as it is, and the
 //! check of operators names it.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 
 use tract_onnx::pb::{AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto};
 
@@ -23,7 +23,7 @@ pub(super) fn quantized_operators(proto: &mut ModelProto) {
 }
 
 fn lower_graph(graph: &mut GraphProto) {
-    let constants: HashSet<String> = graph.initializer.iter().map(|t| t.name.clone()).collect();
+    let constants: HashMap<String, i32> = graph.initializer.iter().map(|t| (t.name.clone(), t.data_type)).collect();
     let mut nodes = Vec::with_capacity(graph.node.len());
     for mut node in std::mem::take(&mut graph.node) {
         for attribute in &mut node.attribute {
@@ -45,7 +45,8 @@ fn lower_graph(graph: &mut GraphProto) {
 struct Scope<'a> {
     /// Of the node; its parts are called `prefix/part`.
     prefix: String,
-    known: &'a HashSet<String>,
+    /// Element types of the constants.
+    known: &'a HashMap<String, i32>,
     nodes: Vec<NodeProto>,
     constants: Vec<TensorProto>,
 }
@@ -54,7 +55,7 @@ struct Scope<'a> {
 type Quantized<'a> = (&'a str, &'a str, &'a str);
 
 impl<'a> Scope<'a> {
-    fn of(node: &NodeProto, known: &'a HashSet<String>) -> Self {
+    fn of(node: &NodeProto, known: &'a HashMap<String, i32>) -> Self {
         let first = || node.output.first().cloned().unwrap_or_default();
         let prefix = if node.name.is_empty() { first() } else { node.name.clone() };
         Scope { prefix, known, nodes: Vec::new(), constants: Vec::new() }
@@ -76,16 +77,26 @@ impl<'a> Scope<'a> {
     }
 
     fn dequantize(&mut self, part: &str, (x, scale, zero_point): Quantized<'_>, axis: i64) -> String {
-        let mut inputs = vec![x, scale];
+        let scale = self.real_scale(part, scale);
+        let mut inputs = vec![x, scale.as_str()];
         if !zero_point.is_empty() {
             inputs.push(zero_point);
         }
         self.node(part, "DequantizeLinear", &inputs, vec![integer("axis", axis)])
     }
 
+    /// The scale as f32: QLinearMatMul may have an f16 one.
+    fn real_scale(&mut self, part: &str, scale: &str) -> String {
+        if self.known.get(scale) == Some(&F32) || scale.starts_with(&self.prefix) {
+            return scale.into();
+        }
+        self.node(&format!("{part}_scale_f32"), "Cast", &[scale], vec![integer("to", i64::from(F32))])
+    }
+
     /// The last step: quantizes `x` as the output of `node`.
     fn quantize(&mut self, node: &NodeProto, x: &str, scale: &str, zero_point: &str) -> Option<()> {
-        let mut inputs = vec![x, scale];
+        let scale = self.real_scale("y", scale);
+        let mut inputs = vec![x, scale.as_str()];
         if !zero_point.is_empty() {
             inputs.push(zero_point);
         }
@@ -212,7 +223,7 @@ fn lowered(node: &NodeProto, scope: &mut Scope<'_>) -> Option<()> {
         "MatMulIntegerToFloat" => {
             let (left, right) = ((need(0)?, need(2)?, get(4)), (need(1)?, need(3)?, get(5)));
             let is_static = |(_, scale, zero_point): Quantized<'_>| {
-                scope.known.contains(scale) && (zero_point.is_empty() || scope.known.contains(zero_point))
+                scope.known.contains_key(scale) && (zero_point.is_empty() || scope.known.contains_key(zero_point))
             };
             if !is_static(left) {
                 return integer_to_float(node, scope, left, right, get(6));
@@ -264,8 +275,10 @@ mod tests {
             attribute: attributes,
             ..NodeProto::default()
         };
+        let scale = |name: &str| TensorProto { name: name.into(), data_type: F32, ..TensorProto::default() };
+        let scales = ["xs", "ws", "as", "bs", "ys"].map(scale).to_vec();
         let mut proto = ModelProto {
-            graph: Some(GraphProto { node: vec![node], ..GraphProto::default() }),
+            graph: Some(GraphProto { node: vec![node], initializer: scales, ..GraphProto::default() }),
             ..ModelProto::default()
         };
         quantized_operators(&mut proto);

@@ -11,10 +11,14 @@ mod fold;
 mod inspect;
 mod lower;
 mod model;
+#[cfg(test)]
+mod node_tests;
 mod onnx;
 pub(crate) mod quant;
 
 pub use encoder::{Encoder, OnnxEncoder};
 pub use error::{InferError, InferErrorKind};
-pub use inspect::{Inspection, NodeInfo, Precision, TensorInfo, Unsupported, declared, inspect, inspect_bytes};
+pub use inspect::{
+    Inspection, IslandInfo, IslandStep, NodeInfo, Precision, TensorInfo, Unsupported, declared, inspect, inspect_bytes,
+};
 pub use model::{Dtype, InputFact, Model, OutputInfo};

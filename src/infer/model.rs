@@ -16,7 +16,9 @@ use tract_onnx::tract_hir::internal::{
 };
 
 use super::error::InferError;
+use super::quant::island::Island;
 use super::quant::rewrite::Report;
+use super::quant::tier::Tier;
 use super::{branches, onnx, quant};
 use crate::config::manifest::StateSpec;
 use crate::metrics::EngineScope;
@@ -474,6 +476,16 @@ pub(super) fn elem_type_name(elem_type: i32) -> &'static str {
         12 => "u32",
         13 => "u64",
         16 => "bf16",
+        17 => "float8e4m3fn",
+        18 => "float8e4m3fnuz",
+        19 => "float8e5m2",
+        20 => "float8e5m2fnuz",
+        21 => "uint4",
+        22 => "int4",
+        23 => "float4e2m1",
+        24 => "float8e8m0",
+        25 => "uint2",
+        26 => "int2",
         _ => "of an unknown type",
     }
 }
@@ -640,9 +652,8 @@ pub(super) fn build(proto: &ModelProto, inputs: &[FixedInput]) -> TractResult<Bu
         parsed.model.set_input_fact(ix, InferenceFact::dt_shape(input.dtype.to_tract(), &input.shape))?;
     }
     let typed = parsed.model.into_typed()?;
-    let (mut typed, report) = quant::rewrite::rewrite(typed, &|graph| {
-        Ok(Box::new(quant::by_reference::ReferenceIsland(std::sync::Arc::new(graph))))
-    })?;
+    let tier = Tier::current()?;
+    let (mut typed, report) = quant::rewrite::rewrite(typed, &|graph| Ok(Box::new(Island::new(graph, tier)?)))?;
     quant::reset_recurrence_every_run(&mut typed);
     widen_outputs(&mut typed)?;
     let graph_outputs: Vec<&pb::ValueInfoProto> = proto.graph.iter().flat_map(|g| &g.output).collect();

@@ -3,16 +3,16 @@
 //! Everything quantized reaches the typed model in one form: `QuantizeLinear` and `DequantizeLinear` around ordinary
 //! operators ([`super::lower`] has made the others so), and weights as int8 constants behind a
 //! [`DequantizeConstant`]. What the int8 operators cannot take, two-byte integers, blocks, an activation with a scale
-//! per channel, or parameters that are computed, is wired as plain arithmetic in f32.
+//! per channel, or parameters that are computed, runs in plain loops.
 
 use tract_core::ops::cast::cast;
 use tract_core::ops::element_wise::ElementWiseOp;
-use tract_core::ops::math::{add, div, max, min, mul, round_half_to_even, sub};
 use tract_onnx::model::{Onnx, ParsingContext};
 use tract_onnx::pb::{ModelProto, NodeProto};
 use tract_onnx::tract_hir::internal::*;
 
 use super::quant::constant::DequantizeConstant;
+use super::quant::linear::LinearAtRunTime;
 use super::quant::real::{DynamicQuantize, LayerNorm};
 use super::quant::{Affine, Dequantize, IntType, Quantize};
 use super::{fold, lower};
@@ -156,8 +156,7 @@ impl Linear {
             false => Some(Tensor::zero_scalar_dt(int)?.into_arc_tensor()),
         };
         let (Some(scale), Some(zero_point)) = (constant(1)?, zero_point) else {
-            let parameters: TVec<OutletId> = inputs[1..].into();
-            return self.wire_arithmetic(prefix, target, inputs[0], &parameters, int);
+            return target.wire_node(prefix, self.at_run_time(int), inputs);
         };
         ensure!(scale.len() > 0 && zero_point.len() > 0, "empty scale or zero point");
         let per_tensor = scale.len() == 1 && zero_point.len() == 1;
@@ -182,11 +181,12 @@ impl Linear {
             };
             return target.wire_node(prefix, ElementWiseOp(op, None), &inputs[..1]);
         }
-        let mut parameters = tvec![target.add_const(format!("{prefix}.scale"), self.spread(&scale, &x)?)?];
-        if self.has_zero_point {
-            parameters.push(target.add_const(format!("{prefix}.zero_point"), self.spread(&zero_point, &x)?)?);
-        }
-        self.wire_arithmetic(prefix, target, inputs[0], &parameters, int)
+        target.wire_node(prefix, self.at_run_time(int), inputs)
+    }
+
+    fn at_run_time(&self, int: DatumType) -> LinearAtRunTime {
+        let to = (self.direction == Direction::Quantize).then_some(int);
+        LinearAtRunTime { to, axis: self.axis, block_size: self.block_size }
     }
 
     fn constant(&self, q: &Tensor, scale: &Tensor, zero_point: &Tensor) -> TractResult<DequantizeConstant> {
@@ -218,92 +218,6 @@ impl Linear {
         let axis = if self.axis < 0 { self.axis + rank as i64 } else { self.axis };
         ensure!((0..rank as i64).contains(&axis), "quantization axis {axis} of a tensor with {rank} dimensions");
         Ok(axis as usize)
-    }
-
-    /// A constant parameter in a shape that broadcasts with the tensor it belongs to.
-    fn spread(&self, parameter: &Tensor, of: &TypedFact) -> TractResult<Tensor> {
-        let rank = of.rank();
-        let mut shape: TVec<usize> = tvec![1; rank];
-        if parameter.len() == 1 {
-            return parameter.clone().into_shape(&shape);
-        }
-        let axis = self.axis_of(rank)?;
-        let along = of.shape[axis].to_usize().context("the quantized axis has no fixed length")?;
-        if self.block_size > 0 {
-            ensure!(parameter.rank() == rank, "a blocked scale has {} dimensions, expected {rank}", parameter.rank());
-            let blocks = along.div_ceil(self.block_size);
-            ensure!(parameter.shape()[axis] == blocks, "{} blocks, expected {blocks}", parameter.shape()[axis]);
-            let parts = (0..along)
-                .map(|i| parameter.slice(axis, i / self.block_size, i / self.block_size + 1))
-                .collect::<TractResult<Vec<_>>>()?;
-            return Tensor::stack_tensors(axis, &parts);
-        }
-        ensure!(
-            along == parameter.len(),
-            "{} quantization parameters along axis {axis}, which has {along}",
-            parameter.len()
-        );
-        shape[axis] = along;
-        parameter.clone().into_shape(&shape)
-    }
-
-    /// The text of the operator, operation by operation; `parameters` are the scale and, if there is one, the zero point.
-    fn wire_arithmetic(
-        &self,
-        prefix: &str,
-        target: &mut TypedModel,
-        x: OutletId,
-        parameters: &[OutletId],
-        int: DatumType,
-    ) -> TractResult<TVec<OutletId>> {
-        let (lo, hi) = match int {
-            DatumType::I8 => (-128f32, 127f32),
-            DatumType::U8 => (0.0, 255.0),
-            DatumType::I16 => (-32768.0, 32767.0),
-            DatumType::U16 => (0.0, 65535.0),
-            DatumType::I32 if self.direction == Direction::Dequantize => (0.0, 0.0),
-            other => bail!("quantized type is {other:?}, expected i8, u8, i16 or u16"),
-        };
-        let rank = target.outlet_fact(x)?.rank();
-        let spread = |target: &mut TypedModel, what: &str, ix: usize, dt: DatumType| -> TractResult<Option<OutletId>> {
-            let Some(&parameter) = parameters.get(ix) else { return Ok(None) };
-            let mut wire = target.wire_node(format!("{prefix}.{what}.cast"), cast(dt), &[parameter])?;
-            let of = target.outlet_fact(parameter)?.clone();
-            if of.rank() == rank {
-                return Ok(Some(wire[0]));
-            }
-            ensure!(self.block_size == 0 && of.rank() <= 1, "{what} has {} dimensions, expected 0 or 1", of.rank());
-            let at = if of.shape.volume() == 1.to_dim() { 0 } else { self.axis_of(rank)? };
-            for step in of.rank()..rank {
-                let after = of.rank() == 1 && step > at;
-                let axis = if after { step } else { 0 };
-                wire = target.wire_node(format!("{prefix}.{what}.axis{step}"), AxisOp::Add(axis), &wire)?;
-            }
-            Ok(Some(wire[0]))
-        };
-        let scale = spread(target, "scale", 0, DatumType::F32)?.context("the scale is missing")?;
-        match self.direction {
-            Direction::Dequantize => {
-                let mut wire = target.wire_node(format!("{prefix}.i32"), cast(i32::datum_type()), &[x])?;
-                if let Some(zero_point) = spread(target, "zero_point", 1, DatumType::I32)? {
-                    wire = target.wire_node(format!("{prefix}.sub"), sub(), &[wire[0], zero_point])?;
-                }
-                let wire = target.wire_node(format!("{prefix}.f32"), cast(f32::datum_type()), &wire)?;
-                target.wire_node(prefix, mul(), &[wire[0], scale])
-            }
-            Direction::Quantize => {
-                let lo = target.add_const(format!("{prefix}.lo"), tensor0(lo).broadcast_into_rank(rank)?)?;
-                let hi = target.add_const(format!("{prefix}.hi"), tensor0(hi).broadcast_into_rank(rank)?)?;
-                let wire = target.wire_node(format!("{prefix}.div"), div(), &[x, scale])?;
-                let mut wire = target.wire_node(format!("{prefix}.round"), round_half_to_even(), &wire)?;
-                if let Some(zero_point) = spread(target, "zero_point", 1, DatumType::F32)? {
-                    wire = target.wire_node(format!("{prefix}.add"), add(), &[wire[0], zero_point])?;
-                }
-                let wire = target.wire_node(format!("{prefix}.max"), max(), &[wire[0], lo])?;
-                let wire = target.wire_node(format!("{prefix}.min"), min(), &[wire[0], hi])?;
-                target.wire_node(prefix, cast(int), &wire)
-            }
-        }
     }
 }
 

@@ -7,6 +7,7 @@
 //!
 //! Depends on tract-core only. It deliberately holds no integer convolution or matrix product.
 
+#[cfg(test)]
 pub(crate) mod by_reference;
 pub(crate) mod constant;
 pub(crate) mod graph;
@@ -14,6 +15,7 @@ pub(crate) mod graph;
 pub mod island;
 #[allow(dead_code)]
 pub(crate) mod kernel;
+pub(crate) mod linear;
 #[allow(dead_code)]
 pub(crate) mod plan;
 pub(crate) mod real;

@@ -504,21 +504,25 @@ fn average_pool(window: &Window, count_include_pad: bool, x: &Array, output: &Va
     Ok(Data::Int(out))
 }
 
+/// A window that lies in the padding altogether gives the smallest value of the input's type.
 fn max_pool(window: &Window, x: &Array, output: &Value) -> TractResult<Data> {
-    Ok(match x.requantized(output.number)? {
-        Data::Int(q) => {
+    let data = match (&x.data, x.number) {
+        (Data::Int(q), Number::Int(affine)) => {
             let mut out = Vec::new();
-            for_each_window(window, x, output, |seen| out.push(seen.iter().map(|&o| q[o]).max().unwrap_or(i32::MIN)))?;
+            let lowest = affine.int.range().0;
+            for_each_window(window, x, output, |seen| out.push(seen.iter().map(|&o| q[o]).max().unwrap_or(lowest)))?;
             Data::Int(out)
         }
-        Data::Real(r) => {
+        (Data::Real(r), _) => {
             let mut out = Vec::new();
             for_each_window(window, x, output, |seen| {
                 out.push(seen.iter().map(|&o| r[o]).fold(f32::NEG_INFINITY, f32::max));
             })?;
             Data::Real(out)
         }
-    })
+        (Data::Int(_), Number::F32) => bail!("a pool of integers has no parameters"),
+    };
+    Array { shape: output.shape.clone(), number: x.number, data }.requantized(output.number)
 }
 
 fn reduce_mean(axes: &[usize], x: &Array, output: &Value) -> TractResult<Data> {

@@ -90,7 +90,6 @@ impl Unit {
     fn quantized(mut self, affine: Affine) -> Option<Self> {
         let all_int8 = self.operands.iter().all(|o| o.affine().is_some());
         match self.op {
-            Op::DynamicFullyConnected { .. } | Op::DynamicConv { .. } => return None,
             Op::AddF32 { clamp } if all_int8 => self = Unit { op: Op::Add { clamp }, work: Work::Integer, ..self },
             Op::MulF32 { clamp } if all_int8 => self = Unit { op: Op::Mul { clamp }, work: Work::Integer, ..self },
             Op::ReduceMean { .. } | Op::Softmax { .. } | Op::LayerNorm { .. } | Op::Gelu | Op::Affine { .. }
@@ -98,7 +97,17 @@ impl Unit {
             {
                 self.work = Work::Integer;
             }
-            _ => {}
+            Op::Conv(_)
+            | Op::FullyConnected(_)
+            | Op::MatMul { .. }
+            | Op::AddF32 { .. }
+            | Op::MulF32 { .. }
+            | Op::ReduceMean { .. }
+            | Op::Softmax { .. }
+            | Op::LayerNorm { .. }
+            | Op::Gelu
+            | Op::Affine { .. } => {}
+            _ => return None,
         }
         Some(Unit { number: Number::Int(affine), ..self })
     }
@@ -200,6 +209,13 @@ impl<'m> Matcher<'m> {
             // what does not change is moved once, at load
             if !self.held.contains_key(&outlet) && constant(self.model, outlet).is_some() {
                 return None;
+            }
+            // a mean makes the shape that is asked of it
+            if let (Op::Reshape, Number::F32, true) = (&op, operands[0].number, self.single(node.inputs[0]))
+                && let Some(unit) = self.unit(node.inputs[0])
+                && let Op::ReduceMean { .. } = unit.op
+            {
+                return Some(unit);
             }
             let (number, work) = match (self.held.get(&outlet), &op) {
                 (Some(affine), Op::MaxPool { .. }) => (Number::Int(*affine), Work::Integer),
