@@ -78,11 +78,26 @@ fn print(i: &Inspection, nodes: bool) -> Result<(), Failure> {
     for u in &i.unsupported {
         outln!("  unsupported {} at {}: {}", u.op, u.node, u.reason);
     }
+    for island in &i.islands {
+        let macs: u64 = island.steps.iter().map(|s| s.macs).sum();
+        let (steps, kb) = (island.steps.len(), island.arena_bytes as f64 / 1e3);
+        outln!(
+            "  int8       {steps} steps on {}, {:.2} M MACs, {kb:.1} kB of memory: {}",
+            island.tier,
+            macs as f64 / 1e6,
+            island.name
+        );
+    }
     if nodes {
+        for island in &i.islands {
+            let mut rows = vec![["step", "node", "MACs"].map(String::from).to_vec()];
+            rows.extend(island.steps.iter().map(|s| vec![s.operator.into(), s.node.clone(), s.macs.to_string()]));
+            out!("{}", table::render(&rows));
+        }
         let mut rows = vec![["node", "operator", "works in", "MACs", "why"].map(String::from).to_vec()];
         for n in &i.nodes {
             let macs = n.macs.map_or("?".into(), |m| m.to_string());
-            rows.push(vec![n.name.clone(), n.op.clone(), word(n.precision).into(), macs, n.why.into()]);
+            rows.push(vec![n.name.clone(), n.op.clone(), word(n.precision).into(), macs, n.why.clone()]);
         }
         out!("{}", table::render(&rows));
     }

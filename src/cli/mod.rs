@@ -8,6 +8,7 @@ mod devices;
 mod doctor;
 mod eval;
 mod features;
+mod infer;
 mod inspect;
 mod npy;
 mod run;
@@ -81,6 +82,8 @@ enum Command {
     Doctor,
     /// Export preprocessed tensors as .npy: what training reads
     Features(features::FeaturesArguments),
+    /// Run an ONNX model on .npy inputs: for comparing outputs with another engine's
+    Infer(infer::InferArguments),
     /// Print the completion script of a shell
     Completions {
         /// Which shell
@@ -211,6 +214,7 @@ pub fn dispatch(arguments: Arguments) -> Result<ExitCode, Failure> {
         Command::Boards => boards::run(&common),
         Command::Doctor => doctor::run(&common),
         Command::Features(args) => features::run(&common, &args),
+        Command::Infer(args) => infer::run(&common, &args),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Arguments::command(), "attendant", &mut script);

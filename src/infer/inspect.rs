@@ -3,7 +3,7 @@
 //! Looks at a file without a manifest: open dimensions stay open, unknown operators are listed instead of refused. It
 //! deliberately reports no times: those are measured, by the benchmark.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::Path;
 
 use serde::Serialize;
@@ -13,9 +13,11 @@ use tract_onnx::tract_hir::internal::{DimLike, InferenceModel, InferenceModelExt
 
 use super::error::InferError;
 use super::model::{
-    FixedInput, FoundInput, build, declared_inputs, decode, elem_type_name, found_value, guarded, read,
+    Built, FixedInput, FoundInput, build, declared_inputs, decode, elem_type_name, found_value, guarded, read,
 };
-use super::{fold, onnx};
+use super::onnx;
+use super::quant::island::Island;
+use super::quant::rewrite::Report;
 
 /// Everything `attendant inspect` says about one model.
 #[derive(Clone, Debug, Serialize)]
@@ -46,6 +48,8 @@ pub struct Inspection {
     pub unsupported: Vec<Unsupported>,
     /// How many steps of each kind the optimized plan has; empty if there is none.
     pub plan: BTreeMap<String, usize>,
+    /// What runs inside the plan's `Int8Island` steps.
+    pub islands: Vec<IslandInfo>,
     /// Why there is no plan.
     pub problem: Option<String>,
 }
@@ -85,11 +89,35 @@ pub struct NodeInfo {
     /// In what numbers it works.
     pub precision: Precision,
     /// Why.
-    pub why: &'static str,
+    pub why: String,
     /// Multiply-accumulates of one run; None while a shape is open.
     pub macs: Option<u64>,
     /// Shape of its first output; None while it is open.
     pub shape: Option<Vec<usize>>,
+}
+
+/// A step of the plan that is many operators on int8 values.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct IslandInfo {
+    /// Name of the step.
+    pub name: String,
+    /// Instructions of the CPU that its kernels use.
+    pub tier: String,
+    /// Working memory, without weights.
+    pub arena_bytes: usize,
+    /// Kernel calls in order.
+    pub steps: Vec<IslandStep>,
+}
+
+/// One kernel call.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct IslandStep {
+    /// The model's node that it computes; fused ones go with it.
+    pub node: String,
+    /// What it is.
+    pub operator: &'static str,
+    /// Multiply-accumulates of one run.
+    pub macs: u64,
 }
 
 /// A node that cannot run.
@@ -112,6 +140,15 @@ pub fn inspect(path: &Path) -> Result<Inspection, InferError> {
     inspect_bytes(&path.display().to_string(), &read(path)?)
 }
 
+/// The inputs of the ONNX file at `path`, in its order, without looking at more of it.
+///
+/// # Errors
+/// As [`inspect`].
+pub fn declared(path: &Path) -> Result<Vec<TensorInfo>, InferError> {
+    let proto = decode(&path.display().to_string(), &read(path)?)?;
+    Ok(declared_inputs(&proto).iter().map(tensor_info).collect())
+}
+
 /// As [`inspect`], from memory; `name` stands in messages.
 ///
 /// # Errors
@@ -120,27 +157,32 @@ pub fn inspect_bytes(name: &str, bytes: &[u8]) -> Result<Inspection, InferError>
     let proto = decode(name, bytes)?;
     let graph = proto.graph.as_ref().expect("decode refuses a file without a graph");
     let known = onnx::importer().op_register.0;
-    let unsupported: Vec<Unsupported> = graph
-        .node
+    let mut prepared = proto.clone();
+    onnx::prepare(&mut prepared);
+    let unsupported: Vec<Unsupported> = prepared
+        .graph
         .iter()
+        .flat_map(|g| &g.node)
         .filter(|n| !known.contains_key(&n.op_type))
         .map(|n| Unsupported { node: node_name(n), op: op_name(n), reason: "the operator is unknown".into() })
         .collect();
     let inputs = declared_inputs(&proto);
-    let shapes = guarded(|| infer_shapes(&proto)).unwrap_or_default();
+    let shapes = guarded(|| infer_shapes(&prepared)).unwrap_or_default();
     let sources = Sources::of(&proto);
-    let nodes: Vec<NodeInfo> = graph.node.iter().map(|n| node_info(n, &sources, &shapes)).collect();
+    let (planned, problem) = match unsupported.first() {
+        Some(first) => (None, Some(format!("operator {} is unknown", first.op))),
+        None => match Planned::of(&prepared, &inputs) {
+            Ok(planned) => (Some(planned), None),
+            Err(problem) => (None, Some(problem)),
+        },
+    };
+    let info = |n| node_info(n, &sources, &shapes, planned.as_ref());
+    let nodes: Vec<NodeInfo> = graph.node.iter().map(info).collect();
+    let Planned { operators: plan, islands, .. } = planned.unwrap_or_default();
     let mut operators = BTreeMap::new();
     for node in &nodes {
         *operators.entry(node.op.clone()).or_default() += 1;
     }
-    let (plan, problem) = match unsupported.first() {
-        Some(first) => (BTreeMap::new(), Some(format!("operator {} is unknown", first.op))),
-        None => match plan_operators(&proto, &inputs) {
-            Ok(plan) => (plan, None),
-            Err(problem) => (BTreeMap::new(), Some(problem)),
-        },
-    };
     Ok(Inspection {
         file: name.into(),
         bytes: bytes.len(),
@@ -163,6 +205,7 @@ pub fn inspect_bytes(name: &str, bytes: &[u8]) -> Result<Inspection, InferError>
         nodes,
         unsupported,
         plan,
+        islands,
         problem,
     })
 }
@@ -304,22 +347,31 @@ fn infer_shapes(proto: &ModelProto) -> TractResult<Shapes> {
     Ok(shapes)
 }
 
-fn node_info(node: &NodeProto, sources: &Sources<'_>, shapes: &Shapes) -> NodeInfo {
+fn node_info(node: &NodeProto, sources: &Sources<'_>, shapes: &Shapes, planned: Option<&Planned>) -> NodeInfo {
     let (precision, why) = precision(node, sources);
+    let name = node_name(node);
+    let (precision, why) = match planned {
+        Some(planned) if precision != Precision::None => planned.precision(&name, precision, why),
+        _ => (precision, why.to_string()),
+    };
     NodeInfo {
-        name: node_name(node),
         op: op_name(node),
         precision,
         why,
         macs: macs(node, sources, shapes),
         shape: node.output.iter().find(|o| !o.is_empty()).and_then(|o| shapes.get(o)).cloned(),
+        name,
     }
 }
 
 fn precision(node: &NodeProto, sources: &Sources<'_>) -> (Precision, &'static str) {
     let from_int8 = |i: usize| node.input.get(i).is_some_and(|name| sources.is_int8_valued(name));
     match node.op_type.as_str() {
-        "QLinearConv" | "QLinearMatMul" | "ConvInteger" | "MatMulInteger" => (Precision::Int8, "an integer operator"),
+        "ConvInteger" | "MatMulInteger" => (Precision::Int8, "an integer operator"),
+        "MatMulNBits" => (Precision::F32, "its weights are dequantized at load"),
+        op if op.starts_with("QLinear") || op == "QGemm" => {
+            (Precision::Int8ValuesInF32, "its operands are int8 values; it runs in f32")
+        }
         "Conv" | "ConvTranspose" | "Gemm" | "MatMul" => match (from_int8(0), from_int8(1)) {
             (true, true) => (Precision::Int8ValuesInF32, "both operands are int8 values; the product runs in f32"),
             (true, false) => (Precision::F32, "its second operand is not quantized"),
@@ -376,25 +428,72 @@ fn macs(node: &NodeProto, sources: &Sources<'_>, shapes: &Shapes) -> Option<u64>
     }
 }
 
-/// The steps of the optimized plan, or why there is none.
-fn plan_operators(proto: &ModelProto, inputs: &[FoundInput]) -> Result<BTreeMap<String, usize>, String> {
-    let fixed = inputs
-        .iter()
-        .map(|i| {
-            FixedInput::from_file(i)
-                .ok_or_else(|| format!("input `{}` is {}, a plan needs it fixed", i.name, i.describe()))
-        })
-        .collect::<Result<Vec<_>, _>>()?;
-    let mut proto = proto.clone();
-    fold::dequantize_constants(&mut proto);
-    let (outputs, state) = guarded(|| build(&proto, &fixed))?;
-    outputs?;
-    let mut plan = BTreeMap::new();
-    for &step in state.plan().order_without_consts() {
-        *plan.entry(state.model().node(step).op.name().into_owned()).or_default() += 1;
-    }
-    Ok(plan)
+/// What a file becomes.
+#[derive(Debug, Default)]
+struct Planned {
+    /// How many steps of each kind.
+    operators: BTreeMap<String, usize>,
+    islands: Vec<IslandInfo>,
+    report: Report,
+    /// The model's nodes that have a real-numbered step inside an island.
+    real: HashSet<String>,
 }
+
+impl Planned {
+    /// Or why there is no plan.
+    fn of(proto: &ModelProto, inputs: &[FoundInput]) -> Result<Self, String> {
+        let fixed = inputs
+            .iter()
+            .map(|i| {
+                FixedInput::from_file(i)
+                    .ok_or_else(|| format!("input `{}` is {}, a plan needs it fixed", i.name, i.describe()))
+            })
+            .collect::<Result<Vec<_>, _>>()?;
+        let Built { outputs, state, report } = guarded(|| build(proto, &fixed))?;
+        outputs?;
+        let mut planned = Planned::default();
+        for &step in state.plan().order_without_consts() {
+            let node = state.model().node(step);
+            *planned.operators.entry(node.op.name().into_owned()).or_default() += 1;
+            if let Some(island) = node.op_as::<Island>() {
+                let steps = island.describe().into_iter();
+                let steps = steps.map(|s| IslandStep { node: s.name, operator: s.operator, macs: s.macs });
+                planned.islands.push(IslandInfo {
+                    name: node.name.clone(),
+                    tier: island.tier().to_string(),
+                    arena_bytes: island.arena_bytes(),
+                    steps: steps.collect(),
+                });
+            }
+        }
+        let steps = report.islands.iter().flat_map(|i| &i.steps);
+        planned.real = steps.filter(|(_, op)| ON_REALS.contains(&op.as_str())).map(|(node, _)| node.clone()).collect();
+        planned.report = report;
+        Ok(planned)
+    }
+
+    /// What became of a node that computes.
+    fn precision(&self, name: &str, otherwise: Precision, why: &str) -> (Precision, String) {
+        let is_part =
+            |of: &str| of.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '/']));
+        // a name may begin like another one: the parts of a node are neighbours in the order of names
+        let mut parts = self.report.left.range(name.to_string()..).take_while(|(part, _)| part.starts_with(name));
+        let mut left = parts.by_ref().filter(|(part, _)| is_part(part)).peekable();
+        if left.peek().is_none() && !self.islands.is_empty() {
+            if self.real.iter().any(|part| is_part(part)) {
+                return (Precision::F32, "works on reals inside an int8 island".into());
+            }
+            return (Precision::Int8, "in an int8 island".into());
+        }
+        match left.find_map(|(_, reason)| reason.clone()) {
+            Some(reason) => (otherwise, reason),
+            None => (otherwise, why.into()),
+        }
+    }
+}
+
+/// Steps of an island that compute in f32.
+const ON_REALS: [&str; 6] = ["Softmax", "LayerNorm", "Gelu", "AddF32", "MulF32", "Affine"];
 
 #[cfg(test)]
 mod tests {
@@ -417,14 +516,15 @@ mod tests {
         // weights: the two convolutions' and the two products'
         assert!(card.parameter_bytes["i8"] >= 8 * 9 + 16 * 72 + 16 * 8 + 8 * 3, "{:?}", card.parameter_bytes);
         assert_eq!((card.unsupported.len(), card.problem), (0, None));
-        assert!(card.plan["FakeQuant"] > 0, "{:?}", card.plan);
+        assert_eq!(card.plan["Int8Island"], 1, "{:?}", card.plan);
+        assert_eq!(card.islands[0].steps.iter().map(|s| s.macs).sum::<u64>(), macs);
         assert!(!card.plan.contains_key("DequantizeLinear"), "{:?}", card.plan);
     }
 
     #[test]
     fn every_node_says_in_what_it_works_and_why() {
         let cases = [
-            ("card.onnx", "Conv", Precision::Int8ValuesInF32, "both operands are int8 values"),
+            ("card.onnx", "Conv", Precision::Int8, "in an int8 island"),
             ("speech.onnx", "GRU", Precision::F32, "weights are stored as int8"),
             ("gru_after.onnx", "GRU", Precision::F32, "recurrence runs in f32"),
             ("fusion.onnx", "Softmax", Precision::F32, "no int8 form"),

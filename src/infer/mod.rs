@@ -4,15 +4,21 @@
 //! and type checked against the file, and running with persistent state. The bundle's loader builds the models, the
 //! pipeline and the fusion run them. It deliberately knows nothing about where tensors come from, and starts no thread.
 
+mod branches;
 mod encoder;
 mod error;
 mod fold;
 mod inspect;
+mod lower;
 mod model;
+#[cfg(test)]
+mod node_tests;
 mod onnx;
 pub(crate) mod quant;
 
 pub use encoder::{Encoder, OnnxEncoder};
 pub use error::{InferError, InferErrorKind};
-pub use inspect::{Inspection, NodeInfo, Precision, TensorInfo, Unsupported, inspect, inspect_bytes};
+pub use inspect::{
+    Inspection, IslandInfo, IslandStep, NodeInfo, Precision, TensorInfo, Unsupported, declared, inspect, inspect_bytes,
+};
 pub use model::{Dtype, InputFact, Model, OutputInfo};

@@ -1,20 +1,25 @@
 //! One ONNX model: loaded, checked against what the bundle declares, and run.
 
 use std::cell::Cell;
+use std::collections::HashMap;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::{Arc, Once};
 
+use tract_core::ops::cast::cast;
 use tract_core::plan::SimpleState;
 use tract_onnx::pb::{self, ModelProto, tensor_shape_proto, type_proto};
 use tract_onnx::tract_hir::internal::{
-    DatumType, Framework, InferenceFact, InferenceModelExt, IntoRunnable, IntoTValue, Tensor as TractTensor,
-    TractResult, TypedFact, TypedOp, bail, ensure,
+    DatumType, Framework, InferenceFact, InferenceModelExt, IntoRunnable, IntoTValue, SpecialOps,
+    Tensor as TractTensor, TractResult, TypedFact, TypedModel, TypedOp, bail, ensure,
 };
 
 use super::error::InferError;
-use super::{fold, onnx, quant};
+use super::quant::island::Island;
+use super::quant::rewrite::Report;
+use super::quant::tier::Tier;
+use super::{branches, onnx, quant};
 use crate::config::manifest::StateSpec;
 use crate::metrics::EngineScope;
 use crate::signal::{MAX_RANK, Shape, Tensor, TensorData};
@@ -163,14 +168,15 @@ impl Model {
         states: &[StateSpec],
     ) -> Result<Self, InferError> {
         let mut proto = decode(name, bytes)?;
+        onnx::prepare(&mut proto);
         check_operators(name, &proto)?;
         let found = declared_inputs(&proto);
         let facts = match_inputs(name, &found, inputs, states)?;
-        fold::dequantize_constants(&mut proto);
         let build = || build(&proto, &facts);
-        let (plan, state) = guarded(build).map_err(|reason| InferError::Corrupt { model: name.into(), reason })?;
+        let Built { outputs, state, .. } =
+            guarded(build).map_err(|reason| InferError::Corrupt { model: name.into(), reason })?;
         let mismatch = |reason: String| InferError::Mismatch { model: name.into(), reason };
-        let all = plan.map_err(mismatch)?;
+        let all = outputs.map_err(mismatch)?;
 
         let mut carried = Vec::new();
         for spec in states {
@@ -442,6 +448,8 @@ pub(super) struct FoundInput {
     /// ONNX `TensorProto.DataType`.
     pub(super) elem_type: i32,
     pub(super) dims: Vec<Option<usize>>,
+    /// Names of open dimensions, where the file gives them one.
+    symbols: Vec<Option<String>>,
 }
 
 impl FoundInput {
@@ -468,6 +476,16 @@ pub(super) fn elem_type_name(elem_type: i32) -> &'static str {
         12 => "u32",
         13 => "u64",
         16 => "bf16",
+        17 => "float8e4m3fn",
+        18 => "float8e4m3fnuz",
+        19 => "float8e5m2",
+        20 => "float8e5m2fnuz",
+        21 => "uint4",
+        22 => "int4",
+        23 => "float4e2m1",
+        24 => "float8e8m0",
+        25 => "uint2",
+        26 => "int2",
         _ => "of an unknown type",
     }
 }
@@ -484,8 +502,20 @@ pub(super) fn found_value(value: &pb::ValueInfoProto) -> FoundInput {
         let type_proto::Value::TensorType(t) = v;
         t
     });
-    let dims = tensor.and_then(|t| t.shape.as_ref()).map(|s| s.dim.iter().map(fixed).collect()).unwrap_or_default();
-    FoundInput { name: value.name.clone(), elem_type: tensor.map_or(0, |t| t.elem_type), dims }
+    let shape = tensor.and_then(|t| t.shape.as_ref()).map(|s| s.dim.as_slice()).unwrap_or_default();
+    FoundInput {
+        name: value.name.clone(),
+        elem_type: tensor.map_or(0, |t| t.elem_type),
+        dims: shape.iter().map(fixed).collect(),
+        symbols: shape.iter().map(symbol).collect(),
+    }
+}
+
+fn symbol(dim: &tensor_shape_proto::Dimension) -> Option<String> {
+    match &dim.value {
+        Some(tensor_shape_proto::dimension::Value::DimParam(name)) if !name.is_empty() => Some(name.clone()),
+        _ => None,
+    }
 }
 
 fn fixed(dim: &tensor_shape_proto::Dimension) -> Option<usize> {
@@ -510,6 +540,14 @@ impl FixedInput {
         let dtype = dtypes.into_iter().find(|d| d.to_string() == elem_type_name(found.elem_type))?;
         let shape = found.dims.iter().copied().collect::<Option<Vec<_>>>()?;
         Some(FixedInput { name: found.name.clone(), dtype, shape })
+    }
+
+    pub(super) fn datum_type(&self) -> DatumType {
+        self.dtype.to_tract()
+    }
+
+    pub(super) fn shape(&self) -> &[usize] {
+        &self.shape
     }
 }
 
@@ -539,11 +577,24 @@ fn match_inputs(
         let reason = format!("has {given} inputs ({}), bundle.toml declares {}", all.join(", "), declared.len());
         return Err(mismatch(reason));
     }
+    // an open dimension of a state is the input's of the same name
+    let mut bound: HashMap<&str, usize> = HashMap::new();
+    for (input, want) in found.iter().filter(|f| !is_state(f)).zip(declared) {
+        for (symbol, dim) in input.symbols.iter().zip(want.shape) {
+            if let Some(symbol) = symbol {
+                bound.insert(symbol, *dim);
+            }
+        }
+    }
     let mut declared = declared.iter();
     let mut fixed = Vec::with_capacity(found.len());
     for (position, input) in found.iter().enumerate() {
         if is_state(input) {
-            let state = FixedInput::from_file(input).ok_or_else(|| {
+            let mut known = input.clone();
+            for (dim, symbol) in known.dims.iter_mut().zip(&input.symbols) {
+                *dim = dim.or_else(|| bound.get(symbol.as_deref()?).copied());
+            }
+            let state = FixedInput::from_file(&known).ok_or_else(|| {
                 let is = input.describe();
                 mismatch(format!("state input `{}` is {is}, expected a fixed shape of f32, i64 or bool", input.name))
             })?;
@@ -578,18 +629,33 @@ fn names(outputs: &[OutputInfo]) -> String {
     outputs.iter().map(|o| o.name.as_str()).collect::<Vec<_>>().join(", ")
 }
 
-/// Facts about the outputs, or which of them cannot be used, and a plan with its state.
-type Built = (Result<Vec<OutputInfo>, String>, SimpleState<TypedFact, Box<dyn TypedOp>>);
+/// What a file becomes.
+pub(super) struct Built {
+    /// Facts about the outputs, or which of them cannot be used.
+    pub(super) outputs: Result<Vec<OutputInfo>, String>,
+    /// The plan with its state.
+    pub(super) state: SimpleState<TypedFact, Box<dyn TypedOp>>,
+    /// What runs in integers.
+    pub(super) report: Report,
+}
 
 /// From the parsed file to a plan. Every dimension is fixed before types are inferred.
 pub(super) fn build(proto: &ModelProto, inputs: &[FixedInput]) -> TractResult<Built> {
+    let mut decided = None;
+    if proto.graph.iter().flat_map(|g| &g.node).any(|n| n.op_type == "If") {
+        branches::decide(decided.insert(proto.clone()), inputs);
+    }
+    let proto = decided.as_ref().unwrap_or(proto);
     let mut parsed = onnx::importer().parse(proto, None)?;
     ensure!(parsed.unresolved_inputs.is_empty(), "tensors that nothing makes: {}", parsed.unresolved_inputs.join(", "));
     for (ix, input) in inputs.iter().enumerate() {
         parsed.model.set_input_fact(ix, InferenceFact::dt_shape(input.dtype.to_tract(), &input.shape))?;
     }
-    let mut typed = parsed.model.into_typed()?;
+    let typed = parsed.model.into_typed()?;
+    let tier = Tier::current()?;
+    let (mut typed, report) = quant::rewrite::rewrite(typed, &|graph| Ok(Box::new(Island::new(graph, tier)?)))?;
     quant::reset_recurrence_every_run(&mut typed);
+    widen_outputs(&mut typed)?;
     let graph_outputs: Vec<&pb::ValueInfoProto> = proto.graph.iter().flat_map(|g| &g.output).collect();
     let mut infos = Ok(Vec::new());
     for (ix, output) in graph_outputs.iter().enumerate() {
@@ -604,7 +670,22 @@ pub(super) fn build(proto: &ModelProto, inputs: &[FixedInput]) -> TractResult<Bu
         }
     }
     let state = typed.into_optimized()?.into_runnable()?.spawn()?;
-    Ok((infos, state))
+    Ok(Built { outputs: infos, state, report })
+}
+
+/// Hands out narrow integers as i64 and other reals as f32: what a [`Dtype`] holds.
+fn widen_outputs(model: &mut TypedModel) -> TractResult<()> {
+    let mut outputs = model.output_outlets()?.to_vec();
+    for (ix, outlet) in outputs.iter_mut().enumerate() {
+        let to = match model.outlet_fact(*outlet)?.datum_type {
+            DatumType::I8 | DatumType::I16 | DatumType::I32 => DatumType::I64,
+            DatumType::U8 | DatumType::U16 | DatumType::U32 | DatumType::TDim => DatumType::I64,
+            DatumType::F16 | DatumType::F64 => DatumType::F32,
+            _ => continue,
+        };
+        *outlet = model.wire_node(format!("output_{ix}.widened"), cast(to), &[*outlet])?[0];
+    }
+    model.select_output_outlets(&outputs)
 }
 
 fn output_info(name: &str, fact: &TypedFact) -> Result<OutputInfo, String> {

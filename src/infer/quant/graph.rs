@@ -19,13 +19,17 @@
 //! | Conv, FullyConnected, MatMul, int8 out | `clamp(round(acc as f32 * (s_x * s_w / s_y)) + z_y)` |
 //! | the same, f32 out | `acc as f32 * (s_x * s_w)`, then [`Clamp`] in real numbers |
 //! | `acc` (i32, wrapping) | `bias + sum((x - z_x) * (w - z_w))` |
-//! | DynamicFullyConnected, DynamicConv | `x` quantized as ONNX DynamicQuantizeLinear (u8), then `acc as f32 * (s_x * s_w) + bias` |
+//! | DynamicFullyConnected, DynamicConv | `x` quantized as ONNX DynamicQuantizeLinear (u8), then `acc as f32 * (s_x * s_w) + bias`, then [`Clamp`] |
 //! | Add | `clamp(round((a - z_a) as f32 * (s_a / s_y) + (b - z_b) as f32 * (s_b / s_y)) + z_y)` |
 //! | Mul | `clamp(round(((a - z_a) * (b - z_b)) as f32 * (s_a * s_b / s_y)) + z_y)` |
 //! | AveragePool | `clamp(round(sum(x - z_x) as f32 * (s_x / (s_y * n as f32))) + z_y)`, `n` values in the window |
 //! | MaxPool, Concat, Reshape, Transpose, Slice | values as they are, requantized first where parameters differ |
 //! | Lut | `table[x as u8 bits]` |
 //! | Softmax, LayerNorm, Gelu and f32 element-wise | on dequantized values in f32, quantized as Quantize where the output is int8 |
+//!
+//! Softmax, LayerNorm and Gelu are the row functions of [`super::kernel::real`]: sums in eight interleaved parts, and
+//! reciprocals where its documentation says so. A sum of real numbers elsewhere (ReduceMean) runs in the order of the elements.
+//! A product such as `s_x * s_w / s_y` is evaluated from the left, a quotient in parentheses first.
 
 use tract_core::internal::TVec;
 

@@ -7,7 +7,21 @@
 //!
 //! Depends on tract-core only. It deliberately holds no integer convolution or matrix product.
 
-mod kernel;
+#[cfg(test)]
+pub(crate) mod by_reference;
+pub(crate) mod constant;
+pub(crate) mod graph;
+#[allow(dead_code)]
+pub mod island;
+#[allow(dead_code)]
+pub(crate) mod kernel;
+pub(crate) mod linear;
+#[allow(dead_code)]
+pub(crate) mod plan;
+pub(crate) mod real;
+pub(crate) mod reference;
+pub(crate) mod rewrite;
+pub mod tier;
 
 use tract_core::internal::*;
 use tract_core::ops::element_wise::ElementWiseOp;
@@ -31,7 +45,7 @@ impl IntType {
         }
     }
 
-    fn datum_type(self) -> DatumType {
+    pub(crate) fn datum_type(self) -> DatumType {
         match self {
             IntType::I8 => DatumType::I8,
             IntType::U8 => DatumType::U8,

@@ -3,7 +3,7 @@
 //! Each is compiled twice on x86-64, for the baseline and for AVX2, and the faster one the CPU has is taken: the same
 //! Rust, hence the same values. Elsewhere (aarch64) the baseline has the vector instructions already.
 
-use super::Affine;
+use super::super::Affine;
 
 /// Adding and taking away 1.5 * 2^23 rounds an f32 of magnitude below 2^22 half to even: what is left of the mantissa
 /// are the integers, and the addition rounds to them. Callers clamp to +-255 first.
@@ -46,7 +46,7 @@ fn dequantize_body<Q: Copy + Into<i32>>(q: &[Q], y: &mut [f32], a: &Affine) {
 }
 
 /// In place: the nearest value an int8 tensor can hold.
-pub(super) fn fake_quantize(x: &mut [f32], a: &Affine) {
+pub(in super::super) fn fake_quantize(x: &mut [f32], a: &Affine) {
     #[cfg(target_arch = "x86_64")]
     {
         #[target_feature(enable = "avx2")]
@@ -62,7 +62,7 @@ pub(super) fn fake_quantize(x: &mut [f32], a: &Affine) {
 }
 
 /// f32 to integers; `narrow` is the cast to `Q`, of a value in `Q`'s range.
-pub(super) fn quantize<Q>(x: &[f32], q: &mut [Q], a: &Affine, narrow: impl Fn(i32) -> Q) {
+pub(in super::super) fn quantize<Q>(x: &[f32], q: &mut [Q], a: &Affine, narrow: impl Fn(i32) -> Q) {
     #[cfg(target_arch = "x86_64")]
     {
         #[target_feature(enable = "avx2")]
@@ -78,7 +78,7 @@ pub(super) fn quantize<Q>(x: &[f32], q: &mut [Q], a: &Affine, narrow: impl Fn(i3
 }
 
 /// Integers to f32.
-pub(super) fn dequantize<Q: Copy + Into<i32>>(q: &[Q], y: &mut [f32], a: &Affine) {
+pub(in super::super) fn dequantize<Q: Copy + Into<i32>>(q: &[Q], y: &mut [f32], a: &Affine) {
     #[cfg(target_arch = "x86_64")]
     {
         #[target_feature(enable = "avx2")]

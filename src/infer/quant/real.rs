@@ -1,0 +1,137 @@
+//! f32 operators that stand between integer products, kept whole so that the rewriter recognizes them: `LayerNorm`,
+//! and `DynamicQuantize`, which measures the range of its input before it rounds.
+
+use tract_core::internal::*;
+
+use super::kernel;
+use super::reference::dynamic_affine;
+
+/// ONNX `LayerNormalization` over the last axes from `axis` on; inputs: data, gain and, if there are three, bias.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct LayerNorm {
+    /// First axis of those that are normalized together.
+    pub(crate) axis: usize,
+    /// Added to the variance.
+    pub(crate) epsilon: f32,
+}
+
+impl Eq for LayerNorm {}
+
+impl Op for LayerNorm {
+    fn name(&self) -> StaticName {
+        "LayerNorm".into()
+    }
+
+    fn info(&self) -> TractResult<Vec<String>> {
+        Ok(vec![format!("axis {} epsilon {}", self.axis, self.epsilon)])
+    }
+
+    op_as_typed_op!();
+}
+
+impl EvalOp for LayerNorm {
+    op_out_of_plan!();
+
+    fn eval(&self, _ctx: &EvalContext, inputs: TVec<TValue>) -> TractResult<TVec<TValue>> {
+        let len: usize = inputs[0].shape().iter().skip(self.axis).product();
+        let spread = |i: usize| -> TractResult<Option<Tensor>> {
+            let Some(t) = inputs.get(i) else { return Ok(None) };
+            t.broadcast_to_shape(&inputs[0].shape()[self.axis..]).map(Some)
+        };
+        let (gain, bias) = (spread(1)?.context("gain is missing")?, spread(2)?);
+        let gain = gain.try_as_plain_ram()?;
+        let gain = gain.as_slice::<f32>()?;
+        let mut y = inputs[0].clone().into_tensor();
+        let mut view = y.try_as_plain_ram_mut()?;
+        for row in view.as_slice_mut::<f32>()?.chunks_mut(len.max(1)) {
+            let mean = sum(row.iter().copied()) / len as f32;
+            row.iter_mut().for_each(|x| *x -= mean);
+            let variance = sum(row.iter().map(|x| x * x)) / len as f32;
+            let deviation = (variance + self.epsilon).sqrt();
+            row.iter_mut().zip(gain).for_each(|(x, gain)| *x = *x / deviation * gain);
+            if let Some(bias) = &bias {
+                let bias = bias.try_as_plain_ram()?;
+                row.iter_mut().zip(bias.as_slice::<f32>()?).for_each(|(x, bias)| *x += bias);
+            }
+        }
+        Ok(tvec!(y.into_tvalue()))
+    }
+}
+
+/// In eight partial sums, so that it vectorizes and rounds less.
+fn sum(values: impl Iterator<Item = f32>) -> f32 {
+    let mut parts = [0f32; 8];
+    for (i, x) in values.enumerate() {
+        parts[i % 8] += x;
+    }
+    parts.iter().sum()
+}
+
+impl TypedOp for LayerNorm {
+    fn output_facts(&self, inputs: &[&TypedFact]) -> TractResult<TVec<TypedFact>> {
+        ensure!(self.axis < inputs[0].rank(), "axis {} of {} dimensions", self.axis, inputs[0].rank());
+        Ok(tvec!(f32::datum_type().fact(inputs[0].shape.clone())))
+    }
+
+    as_op!();
+}
+
+/// ONNX `DynamicQuantizeLinear`: u8 values, and the scale and zero point it chose, as scalars.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct DynamicQuantize;
+
+impl Op for DynamicQuantize {
+    fn name(&self) -> StaticName {
+        "DynamicQuantizeLinear".into()
+    }
+
+    op_as_typed_op!();
+}
+
+impl EvalOp for DynamicQuantize {
+    op_out_of_plan!();
+
+    fn eval(&self, _ctx: &EvalContext, inputs: TVec<TValue>) -> TractResult<TVec<TValue>> {
+        let x = inputs[0].try_as_plain_ram()?;
+        let x = x.as_slice::<f32>()?;
+        let affine = dynamic_affine(x)?;
+        let mut q = Tensor::zero::<u8>(inputs[0].shape())?;
+        kernel::quantize(x, q.try_as_plain_ram_mut()?.as_slice_mut::<u8>()?, &affine, |q| q as u8);
+        Ok(tvec!(q.into_tvalue(), tensor0(affine.scale).into_tvalue(), tensor0(affine.zero_point as u8).into_tvalue()))
+    }
+}
+
+impl TypedOp for DynamicQuantize {
+    fn output_facts(&self, inputs: &[&TypedFact]) -> TractResult<TVec<TypedFact>> {
+        let scalar: [usize; 0] = [];
+        Ok(tvec!(u8::datum_type().fact(inputs[0].shape.clone()), f32::fact(scalar), u8::fact(scalar)))
+    }
+
+    as_op!();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn layer_norm_goes_over_all_axes_from_the_first() {
+        let x = Tensor::from_shape(&[2, 2, 2], &[-3f32, 3.0, -3.0, 3.0, 1.0, 1.0, 1.0, 1.0]).unwrap();
+        let op = LayerNorm { axis: 1, epsilon: 0.0 };
+        let inputs = tvec!(x.into_tvalue(), tensor1(&[2f32, 1.0]).into_tvalue(), tensor1(&[0f32, 1.0]).into_tvalue());
+        let y = op.eval(&EvalContext::out_of_plan(), inputs).unwrap();
+        let y = y[0].try_as_plain_ram().unwrap().as_slice::<f32>().unwrap().to_vec();
+        assert_eq!(y[..4], [-2.0, 2.0, -2.0, 2.0]);
+    }
+
+    #[test]
+    fn a_dynamic_range_holds_zero() {
+        let x = tensor1(&[0f32, 2.0, -3.0, -2.5, 1.34, 0.5]).into_tvalue();
+        let y = DynamicQuantize.eval(&EvalContext::out_of_plan(), tvec!(x)).unwrap();
+        assert_eq!(*y[0], tensor1(&[153u8, 255, 0, 26, 221, 179]));
+        assert_eq!(*y[2], tensor0(153u8));
+        let zeros = tensor1(&[0f32; 3]).into_tvalue();
+        let y = DynamicQuantize.eval(&EvalContext::out_of_plan(), tvec!(zeros)).unwrap();
+        assert_eq!((&*y[0], &*y[1]), (&tensor1(&[0u8; 3]), &tensor0(1f32)));
+    }
+}
