@@ -228,11 +228,11 @@ fn drivers() -> Check {
 /// Every camera with its formats, or why it cannot be asked.
 #[cfg(feature = "v4l")]
 fn camera_modes() -> Vec<Check> {
-    use attendant::capture::v4l2;
+    use attendant::capture::{CaptureError, v4l2};
 
     /// Modes that are listed; a webcam can have a hundred.
     const SHOWN: usize = 6;
-    let say = |found| match found {
+    let say = |found: Result<v4l2::Found, CaptureError>| match found {
         Ok(v4l2::Found { node, card, modes }) => {
             let shown: Vec<String> = modes.iter().take(SHOWN).map(ToString::to_string).collect();
             let more = modes.len().saturating_sub(SHOWN);

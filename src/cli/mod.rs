@@ -69,7 +69,7 @@ configuration cannot be used; 4 an input cannot be read; 5 an output cannot be w
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Watch the sources, decide, advise (the default)
-    Run(run::RunArguments),
+    Run(Box<run::RunArguments>),
     /// Score the bundle on labelled rows: {"image":path,"audio":path,"text":string,"label":string}
     Eval(eval::EvalArguments),
     /// What is in a bundle or an ONNX model: operators, shapes, what runs in int8, what is unsupported and why
@@ -206,7 +206,7 @@ pub fn logging(arguments: &Arguments) {
 pub fn dispatch(arguments: Arguments) -> Result<ExitCode, Failure> {
     let Arguments { command, bundle, json, .. } = arguments;
     let common = Common { bundle, json };
-    match command.unwrap_or_else(|| Command::Run(run::RunArguments::default())) {
+    match command.unwrap_or_else(|| Command::Run(Box::default())) {
         Command::Run(args) => run::run(&common, &args),
         Command::Eval(args) => eval::run(&common, &args),
         Command::Inspect(args) => inspect::run(&common, &args),

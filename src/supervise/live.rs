@@ -410,13 +410,13 @@ impl<'a> Care<'a> {
             info!("{}: {state}: {reason}", names[i]);
             pipeline.notice(&names[i], state, reason, now, events);
         }
-        for i in 0..names.len() {
+        for (i, name) in names.iter().enumerate() {
             let beat = Micros(shared.restarts[i].beat_us.load(Ordering::Relaxed));
             let hangs = !shared.patient[i] && now - beat >= HANGS_AFTER;
             if hangs && !self.hangs[i] {
-                let reason = format!("{}: its driver has not answered for {} ms", names[i], (now - beat).as_ms());
+                let reason = format!("{name}: its driver has not answered for {} ms", (now - beat).as_ms());
                 warn!("{reason}; the service manager is told no more that this program is well");
-                pipeline.fail(&names[i], &reason.into(), now, events);
+                pipeline.fail(name, &reason.into(), now, events);
             }
             self.hangs[i] = hangs;
         }
