@@ -654,6 +654,7 @@ pub(super) fn build(proto: &ModelProto, inputs: &[FixedInput]) -> TractResult<Bu
     let typed = parsed.model.into_typed()?;
     let tier = Tier::current()?;
     let (mut typed, report) = quant::rewrite::rewrite(typed, &|graph| Ok(Box::new(Island::new(graph, tier)?)))?;
+    quant::depthwise_f32::rewrite(&mut typed, tier)?;
     quant::reset_recurrence_every_run(&mut typed);
     widen_outputs(&mut typed)?;
     let graph_outputs: Vec<&pb::ValueInfoProto> = proto.graph.iter().flat_map(|g| &g.output).collect();

@@ -8,7 +8,8 @@ use std::path::Path;
 use tract_core::ops::konst::Const;
 use tract_onnx::pb::{ModelProto, TensorProto};
 use tract_onnx::tract_hir::internal::{
-    DatumType, Framework, InferenceFact, InferenceModelExt, IntoRunnable, IntoTValue, IntoTensor, TVec, Tensor, TractResult,
+    DatumType, Framework, InferenceFact, InferenceModelExt, IntoRunnable, IntoTValue, IntoTensor, TVec, Tensor,
+    TractResult,
 };
 
 use super::onnx;

@@ -10,6 +10,7 @@
 #[cfg(test)]
 pub(crate) mod by_reference;
 pub(crate) mod constant;
+pub(crate) mod depthwise_f32;
 pub(crate) mod graph;
 #[allow(dead_code)]
 pub mod island;

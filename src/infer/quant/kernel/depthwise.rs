@@ -213,11 +213,13 @@ impl Depthwise {
                 }
             }
             next = first + ring;
-            for (t, tap) in taps.iter_mut().enumerate().take(count) {
-                let y = first + t / kernel_w * self.window.dilation[0];
+            for (ky, taps) in taps[..count].chunks_exact_mut(kernel_w).enumerate() {
+                let y = first + ky * self.window.dilation[0];
                 let is_inside = y.checked_sub(top).is_some_and(|y| y < self.height);
-                let row = if is_inside { &rows[y % ring * pitch..] } else { &*zeros };
-                *tap = row[t % kernel_w * self.window.dilation[1] * self.channels..].as_ptr();
+                let row = if is_inside { &rows[y % ring * pitch..][..pitch] } else { &*zeros };
+                for (kx, tap) in taps.iter_mut().enumerate() {
+                    *tap = row[kx * self.window.dilation[1] * self.channels..].as_ptr();
+                }
             }
             if even > count {
                 // Its weights are zero.
