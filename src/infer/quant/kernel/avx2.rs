@@ -212,6 +212,7 @@ impl super::depthwise::Strip for Avx2 {
 #[target_feature(enable = "avx2")]
 pub(super) unsafe fn strips(
     taps: &[*const i16],
+    first: usize,
     step: usize,
     count: usize,
     w: *const i16,
@@ -219,7 +220,7 @@ pub(super) unsafe fn strips(
     out: *mut u8,
 ) {
     // SAFETY: passed on from the caller.
-    unsafe { super::depthwise::walk::<Avx2>(taps, step, count, w, block, out) }
+    unsafe { super::depthwise::walk::<Avx2>(taps, first, step, count, w, block, out) }
 }
 
 #[target_feature(enable = "avx2")]

@@ -75,6 +75,7 @@ pub(super) trait Strip {
 #[inline(always)]
 pub(super) unsafe fn walk<S: Strip>(
     taps: &[*const i16],
+    first: usize,
     step: usize,
     count: usize,
     w: *const i16,
@@ -83,15 +84,18 @@ pub(super) unsafe fn walk<S: Strip>(
 ) {
     let mut p = 0;
     while p < count {
-        let take = (count - p).min(S::PIXELS);
+        let left = count - p;
+        // Even strips: 7 pixels are 4 + 3 rather than 5 + 2.
+        let take = if left >= 2 * S::PIXELS { S::PIXELS } else { left.div_ceil(left.div_ceil(S::PIXELS)) };
         // SAFETY: passed on from the caller.
         unsafe {
             let out = out.add(p * block.out_stride);
             match take {
-                1 => S::strip::<1>(taps, p * step, step, w, block, out),
-                2 => S::strip::<2>(taps, p * step, step, w, block, out),
-                3 => S::strip::<3>(taps, p * step, step, w, block, out),
-                _ => S::strip::<4>(taps, p * step, step, w, block, out),
+                1 => S::strip::<1>(taps, first + p * step, step, w, block, out),
+                2 => S::strip::<2>(taps, first + p * step, step, w, block, out),
+                3 => S::strip::<3>(taps, first + p * step, step, w, block, out),
+                4 => S::strip::<4>(taps, first + p * step, step, w, block, out),
+                _ => S::strip::<5>(taps, first + p * step, step, w, block, out),
             }
         }
         p += take;
@@ -99,7 +103,7 @@ pub(super) unsafe fn walk<S: Strip>(
 }
 
 fn form(tier: Tier) -> Form {
-    Form::of(tier, false)
+    Form::of(tier, false, 1)
 }
 
 impl Depthwise {
@@ -191,6 +195,7 @@ impl Depthwise {
         rows.fill(0);
         let count = kernel_h * kernel_w;
         let even = count.div_ceil(2) * 2;
+        let used = if self.order.form == Form::Rows4 { count } else { even };
         let mut taps = [std::ptr::null::<i16>(); TAPS_MAX];
         let (columns, pixels, step, stride) = if self.lanes == self.channels {
             (self.channels, self.out_width, self.window.stride[1] * self.channels, self.channels)
@@ -233,20 +238,14 @@ impl Depthwise {
                     out_stride: stride * out_bytes,
                 };
                 let w = self.weights[at * even..].as_ptr();
-                let mut shifted = [std::ptr::null::<i16>(); TAPS_MAX];
-                for (to, from) in shifted.iter_mut().zip(&taps).take(even) {
-                    *to = from.wrapping_add(at);
-                }
                 // SAFETY: a widened row holds what the last pixel's last tap reads, and slack for a block of fewer than 16
                 // channels; `out_row` holds a row, as asserted.
                 unsafe {
-                    strips(tier, &shifted[..even], step, pixels, w, &block, out_row[at * out_bytes..].as_mut_ptr());
+                    strips(tier, &taps[..used], at, step, pixels, w, &block, out_row[at * out_bytes..].as_mut_ptr());
                     if rest > 0 {
                         block.columns = rest;
-                        let shifted = &mut shifted[..even];
-                        shifted.iter_mut().for_each(|tap| *tap = tap.wrapping_add(pixels * step));
                         let out = out_row[pixels * LANES * out_bytes..].as_mut_ptr();
-                        strips(tier, shifted, step, 1, w, &block, out);
+                        strips(tier, &taps[..used], at + pixels * step, step, 1, w, &block, out);
                     }
                 }
             }
@@ -261,9 +260,11 @@ impl Depthwise {
 
 /// # Safety
 /// As [`Strip::strip`], for `count` pixels.
+#[allow(clippy::too_many_arguments)]
 unsafe fn strips(
     tier: Tier,
     taps: &[*const i16],
+    first: usize,
     step: usize,
     count: usize,
     w: *const i16,
@@ -274,8 +275,10 @@ unsafe fn strips(
     unsafe {
         match form(tier) {
             #[cfg(target_arch = "x86_64")]
-            Form::PairsAvx2 => super::avx2::strips(taps, step, count, w, block, out),
-            _ => super::scalar::strips(taps, step, count, w, block, out),
+            Form::PairsAvx2 => super::avx2::strips(taps, first, step, count, w, block, out),
+            #[cfg(target_arch = "aarch64")]
+            Form::Rows4 => super::neon::strips(taps, first, step, count, w, block, out),
+            _ => super::scalar::strips(taps, first, step, count, w, block, out),
         }
     }
 }

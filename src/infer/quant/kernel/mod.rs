@@ -15,9 +15,13 @@ pub(crate) mod depthwise;
 pub(crate) mod elementwise;
 pub(crate) mod memory;
 pub(crate) mod moves;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 pub(crate) mod pool;
 pub(crate) mod product;
 mod scalar;
+#[cfg(target_arch = "x86_64")]
+mod vnni;
 
 pub(super) use fake::{dequantize, fake_quantize, quantize};
 

@@ -15,7 +15,7 @@ use super::{Narrow, Stored, widened};
 pub(crate) const LANES: usize = 16;
 
 /// Most rows of a tile, over all tiers.
-pub(crate) const ROWS_MAX: usize = 8;
+pub(crate) const ROWS_MAX: usize = 12;
 
 /// Bytes of the left operand that one pass over the blocks should keep in the cache nearest to the CPU.
 const CHUNK_BYTES: usize = 24 << 10;
@@ -41,13 +41,14 @@ pub(crate) enum Form {
 const AVX2_ORDER: [usize; LANES] = [0, 1, 2, 3, 8, 9, 10, 11, 4, 5, 6, 7, 12, 13, 14, 15];
 
 impl Form {
-    /// The form for products of `tier` whose right operand is symmetric, or for any other.
-    pub(crate) fn of(tier: Tier, is_symmetric: bool) -> Form {
+    /// The form for products of `tier` with segments of `len` elements, whose right operand is symmetric or not.
+    pub(crate) fn of(tier: Tier, is_symmetric: bool, len: usize) -> Form {
         match (tier, is_symmetric) {
+            // Half a step would be padding.
+            (Tier::I8mm, true) if len < 24 && (1..=4).contains(&(len % 8)) => Form::Quads,
             (Tier::Scalar, _) => Form::Pairs,
             (Tier::Avx2, _) | (Tier::AvxVnni | Tier::Avx512Vnni, false) => Form::PairsAvx2,
-            (Tier::AvxVnni, true) => Form::QuadsAvx2,
-            (Tier::Avx512Vnni, true) => Form::Quads,
+            (Tier::AvxVnni | Tier::Avx512Vnni, true) => Form::QuadsAvx2,
             (Tier::Neon, _) | (Tier::Dotprod | Tier::I8mm, false) => Form::Rows4,
             (Tier::Dotprod, true) => Form::Quads,
             (Tier::I8mm, true) => Form::Octets,
@@ -312,6 +313,10 @@ pub(super) unsafe fn walk<T: Tile, const V: usize, const WIDE: bool>(
                 6 if T::ROWS >= 6 => go::<T, 6, V, WIDE>(rows, row, block, out),
                 7 if T::ROWS >= 7 => go::<T, 7, V, WIDE>(rows, row, block, out),
                 8 if T::ROWS >= 8 => go::<T, 8, V, WIDE>(rows, row, block, out),
+                9 if T::ROWS >= 9 => go::<T, 9, V, WIDE>(rows, row, block, out),
+                10 if T::ROWS >= 10 => go::<T, 10, V, WIDE>(rows, row, block, out),
+                11 if T::ROWS >= 11 => go::<T, 11, V, WIDE>(rows, row, block, out),
+                12 if T::ROWS >= 12 => go::<T, 12, V, WIDE>(rows, row, block, out),
                 _ => unreachable!("a tile has at most {} rows", T::ROWS),
             }
         }
@@ -345,7 +350,11 @@ pub(crate) fn multiply(
     assert!(columns.offset.is_empty() || columns.offset.len() >= padded, "columns");
     let out_end = into.start + (rows.count - 1) * into.stride + packing.shape.columns * out_bytes;
     assert!(out_end <= into.data.len(), "results end at {out_end} of {}", into.data.len());
-    assert!(tier.is_supported() && Form::of(tier, !packing.is_wide) == packing.form, "{tier} for {:?}", packing.form);
+    assert!(
+        tier.is_supported() && Form::of(tier, !packing.is_wide, packing.shape.len) == packing.form,
+        "{tier} for {:?}",
+        packing.form
+    );
 
     let bytes_per_row = row_bytes * packing.shape.segments;
     let chunk = (CHUNK_BYTES / bytes_per_row).max(2 * ROWS_MAX);
@@ -383,7 +392,11 @@ fn kernel(tier: Tier, form: Form, lanes: usize, is_wide: bool) -> Kernel {
     let _ = tier;
     match form {
         #[cfg(target_arch = "x86_64")]
+        Form::QuadsAvx2 => super::vnni::kernel(tier == Tier::Avx512Vnni, lanes),
+        #[cfg(target_arch = "x86_64")]
         Form::PairsAvx2 => super::avx2::kernel(lanes, is_wide),
+        #[cfg(target_arch = "aarch64")]
+        Form::Rows4 | Form::Quads | Form::Octets => super::neon::kernel(form, lanes, is_wide),
         _ => super::scalar::kernel(lanes, is_wide),
     }
 }

@@ -106,6 +106,7 @@ impl super::depthwise::Strip for Scalar {
 /// As [`super::depthwise::Strip::strip`], for `count` pixels.
 pub(super) unsafe fn strips(
     taps: &[*const i16],
+    first: usize,
     step: usize,
     count: usize,
     w: *const i16,
@@ -113,7 +114,7 @@ pub(super) unsafe fn strips(
     out: *mut u8,
 ) {
     // SAFETY: passed on from the caller.
-    unsafe { super::depthwise::walk::<Scalar>(taps, step, count, w, block, out) }
+    unsafe { super::depthwise::walk::<Scalar>(taps, first, step, count, w, block, out) }
 }
 
 unsafe fn run<const V: usize, const WIDE: bool>(rows: &Rows<'_>, range: (usize, usize), block: &Block, out: *mut u8) {

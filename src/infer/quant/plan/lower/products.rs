@@ -77,7 +77,7 @@ impl Lowering<'_> {
         get: impl Fn(usize, usize, usize) -> i8,
     ) -> TractResult<(Packed, Option<Dynamic>)> {
         let is_symmetric = weights.zero_point.iter().all(|z| *z == 0);
-        let packing = Packing { form: Form::of(self.tier, is_symmetric), shape, is_wide: !is_symmetric };
+        let packing = Packing { form: Form::of(self.tier, is_symmetric, shape.len), shape, is_wide: !is_symmetric };
         let zero_of = |column: usize| of_channel(&weights.zero_point, first + column);
         let mut data = vec![0; packing.bytes()];
         packing.pack(&mut data, |c, s, k| i32::from(get(first + c, s, k)) - zero_of(c));
@@ -351,8 +351,11 @@ impl Lowering<'_> {
             }
             batches.push(at);
         }
-        let packing =
-            Packing { form: Form::of(self.tier, false), shape: Shape { columns, segments: 1, len }, is_wide: true };
+        let packing = Packing {
+            form: Form::of(self.tier, false, len),
+            shape: Shape { columns, segments: 1, len },
+            is_wide: true,
+        };
         let padded = packing.padded_columns();
         let scratch = self.buffer(packing.bytes().next_multiple_of(64) + widened_bytes(rows, len) + SLACK);
         let value = self.value(out)?;
