@@ -77,3 +77,6 @@ pub(crate) fn rewrite(model: TypedModel, make: Make<'_>) -> TractResult<(TypedMo
     constant::dequantize_left(&mut model)?;
     Ok((model, report))
 }
+
+#[cfg(test)]
+mod tests;
