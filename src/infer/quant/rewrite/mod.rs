@@ -33,8 +33,6 @@ pub(crate) struct Report {
 /// One island.
 #[derive(Clone, Debug)]
 pub(crate) struct IslandReport {
-    /// Name of its node.
-    pub(crate) name: String,
     /// Name of the model's node and operator, for each step.
     pub(crate) steps: Vec<(String, String)>,
 }
