@@ -170,6 +170,7 @@ impl Model {
         let mut proto = decode(name, bytes)?;
         onnx::prepare(&mut proto);
         check_operators(name, &proto)?;
+        check_types(name, &proto)?;
         let found = declared_inputs(&proto);
         let facts = match_inputs(name, &found, inputs, states)?;
         let build = || build(&proto, &facts);
@@ -436,6 +437,24 @@ fn check_operators(name: &str, proto: &ModelProto) -> Result<(), InferError> {
             let named =
                 if node.name.is_empty() { node.output.first().cloned().unwrap_or_default() } else { node.name.clone() };
             return Err(InferError::UnsupportedOp { model: name.into(), node: named, op });
+        }
+    }
+    Ok(())
+}
+
+/// Refuses constants and inputs of types that no part of the engine computes with.
+fn check_types(name: &str, proto: &ModelProto) -> Result<(), InferError> {
+    let Some(graph) = &proto.graph else { return Ok(()) };
+    let constants = graph.initializer.iter().map(|t| (&t.name, t.data_type));
+    let inputs = graph.input.iter().map(found_value);
+    let inputs: Vec<FoundInput> = inputs.collect();
+    let all = constants.chain(inputs.iter().map(|i| (&i.name, i.elem_type)));
+    for (value, elem_type) in all {
+        // float8 and whatever is narrower than a byte
+        if (17..=26).contains(&elem_type) {
+            let (ty, known) = (elem_type_name(elem_type), "int8, uint8, int16, uint16 and float32 are");
+            let reason = format!("`{value}` is {ty}, which is not supported; {known}: quantize it to one of these");
+            return Err(InferError::Mismatch { model: name.into(), reason });
         }
     }
     Ok(())
