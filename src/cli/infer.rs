@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use attendant::config::manifest::StateSpec;
 use attendant::infer::{Dtype, InputFact, Model, declared};
 use attendant::signal::{Tensor, TensorData};
+use attendant::time::NanoTimer;
 use clap::Args;
 
 use super::npy::{NpyWriter, read_npy};
@@ -37,6 +38,10 @@ pub struct InferArguments {
 struct Report {
     model: PathBuf,
     rows: usize,
+    /// From the file to a model that is ready.
+    load_us: u64,
+    /// The first run, which touches every buffer for the first time.
+    first_us: u64,
     outputs: Vec<Output>,
 }
 
@@ -88,7 +93,10 @@ pub fn run(common: &Common, args: &InferArguments) -> Result<ExitCode, Failure> 
     let rows = rows.filter(|n| *n > 0).ok_or_else(|| Failure::Input("the inputs have no rows".into()))?;
     let facts: Vec<InputFact<'_>> =
         batches.iter().map(|b| InputFact { name: None, dtype: Dtype::of(&b[0]), shape: &b[0].shape }).collect();
+    let timer = NanoTimer::start();
     let mut model = Model::load_with_state(&args.model, &facts, &states)?;
+    let load_us = timer.elapsed_ns() / 1000;
+    let mut first_us = 0;
     let mut outputs = model.new_outputs();
     let mut writers: Vec<NpyWriter> = Vec::new();
     let failed = |source| Failure::Output { path: args.out.clone().unwrap_or_default().display().to_string(), source };
@@ -97,7 +105,11 @@ pub fn run(common: &Common, args: &InferArguments) -> Result<ExitCode, Failure> 
     }
     for row in 0..rows {
         let inputs: Vec<&Tensor> = batches.iter().map(|b| &b[row]).collect();
+        let timer = NanoTimer::start();
         model.run(&inputs, &mut outputs)?;
+        if row == 0 {
+            first_us = timer.elapsed_ns() / 1000;
+        }
         for (i, output) in outputs.iter().enumerate() {
             let Some(dir) = &args.out else { continue };
             if row == 0 {
@@ -119,7 +131,7 @@ pub fn run(common: &Common, args: &InferArguments) -> Result<ExitCode, Failure> 
         shape: o.shape.to_vec(),
         file: args.out.as_ref().map(|dir| dir.join(format!("{i}.npy"))),
     });
-    let report = Report { model: args.model.clone(), rows, outputs: outputs.collect() };
+    let report = Report { model: args.model.clone(), rows, load_us, first_us, outputs: outputs.collect() };
     if common.json {
         common.print_json(&report)?;
     } else {
@@ -127,6 +139,7 @@ pub fn run(common: &Common, args: &InferArguments) -> Result<ExitCode, Failure> 
             let file = o.file.as_ref().map_or(String::new(), |f| format!("  {}", f.display()));
             outln!("{} {} {:?}, {} rows{file}", o.name, o.dtype, o.shape, report.rows);
         }
+        outln!("loaded in {:.1} ms, first run {:.1} ms", report.load_us as f64 / 1e3, report.first_us as f64 / 1e3);
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -87,7 +87,8 @@ impl<'a> Scope<'a> {
 
     /// The scale as f32: QLinearMatMul may have an f16 one.
     fn real_scale(&mut self, part: &str, scale: &str) -> String {
-        if self.known.get(scale) == Some(&F32) || scale.starts_with(&self.prefix) {
+        let is_ours = self.nodes.iter().any(|n| n.output.iter().any(|o| o == scale));
+        if self.known.get(scale) == Some(&F32) || is_ours {
             return scale.into();
         }
         self.node(&format!("{part}_scale_f32"), "Cast", &[scale], vec![integer("to", i64::from(F32))])

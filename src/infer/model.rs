@@ -170,6 +170,7 @@ impl Model {
         let mut proto = decode(name, bytes)?;
         onnx::prepare(&mut proto);
         check_operators(name, &proto)?;
+        check_types(name, &proto)?;
         let found = declared_inputs(&proto);
         let facts = match_inputs(name, &found, inputs, states)?;
         let build = || build(&proto, &facts);
@@ -441,6 +442,24 @@ fn check_operators(name: &str, proto: &ModelProto) -> Result<(), InferError> {
     Ok(())
 }
 
+/// Refuses constants and inputs of types that no part of the engine computes with.
+fn check_types(name: &str, proto: &ModelProto) -> Result<(), InferError> {
+    let Some(graph) = &proto.graph else { return Ok(()) };
+    let constants = graph.initializer.iter().map(|t| (&t.name, t.data_type));
+    let inputs = graph.input.iter().map(found_value);
+    let inputs: Vec<FoundInput> = inputs.collect();
+    let all = constants.chain(inputs.iter().map(|i| (&i.name, i.elem_type)));
+    for (value, elem_type) in all {
+        // float8 and whatever is narrower than a byte
+        if (17..=26).contains(&elem_type) {
+            let (ty, known) = (elem_type_name(elem_type), "int8, uint8, int16, uint16 and float32 are");
+            let reason = format!("`{value}` is {ty}, which is not supported; {known}: quantize it to one of these");
+            return Err(InferError::Mismatch { model: name.into(), reason });
+        }
+    }
+    Ok(())
+}
+
 /// An input or output as the file has it. A dimension is None if the file leaves it open.
 #[derive(Clone, Debug)]
 pub(super) struct FoundInput {
@@ -654,6 +673,7 @@ pub(super) fn build(proto: &ModelProto, inputs: &[FixedInput]) -> TractResult<Bu
     let typed = parsed.model.into_typed()?;
     let tier = Tier::current()?;
     let (mut typed, report) = quant::rewrite::rewrite(typed, &|graph| Ok(Box::new(Island::new(graph, tier)?)))?;
+    quant::depthwise_f32::rewrite(&mut typed, tier)?;
     quant::reset_recurrence_every_run(&mut typed);
     widen_outputs(&mut typed)?;
     let graph_outputs: Vec<&pb::ValueInfoProto> = proto.graph.iter().flat_map(|g| &g.output).collect();

@@ -8,7 +8,8 @@ use std::path::Path;
 use tract_core::ops::konst::Const;
 use tract_onnx::pb::{ModelProto, TensorProto};
 use tract_onnx::tract_hir::internal::{
-    DatumType, Framework, InferenceFact, InferenceModelExt, IntoRunnable, IntoTValue, IntoTensor, TVec, Tensor, TractResult,
+    DatumType, Framework, InferenceFact, InferenceModelExt, IntoRunnable, IntoTValue, IntoTensor, TVec, Tensor,
+    TractResult,
 };
 
 use super::onnx;
@@ -17,7 +18,17 @@ use super::quant::rewrite::rewrite;
 use super::quant::tier::Tier;
 
 /// Types that no part of this engine computes with.
-const REFUSED: [&str; 8] = ["Float8e4m3fn", "Float8e5m2", "Uint4", "Int4", "Float4e2m1", "Uint2", "Int2", "Float8e8m0"];
+const REFUSED: [&str; 8] = [
+    "Float8e4m3fn",
+    "Float8e5m2",
+    "Float8e8m0",
+    "Float4e2m1",
+    "Uint4",
+    "Int4",
+    // uint2 and int2: the importer's schema is older than these
+    "DataType (25)",
+    "DataType (26)",
+];
 
 fn read(path: &Path) -> ModelProto {
     onnx::importer().proto_model_for_read(&mut std::fs::File::open(path).unwrap()).unwrap()

@@ -1,15 +1,17 @@
-//! Quantization operators inside tract: ONNX `QuantizeLinear`, `DequantizeLinear`, and both in one.
+//! Quantized networks inside tract.
 //!
-//! A `QuantizeLinear` that feeds a `DequantizeLinear` of the same parameters becomes one [`FakeQuant`] from f32 to f32
-//! with bit-identical values, so that convolutions and matrix products run tract's f32 kernels on exactly quantized
-//! values. The ONNX importer ([`super`]) wires these operators in place of tract's, whose element-wise code is scalar and
-//! whose `DequantizeLinear` declutters DQ -> Softmax -> Q into a lookup table with wrong values.
+//! The importer ([`super`]) brings every quantized operator into one form: [`Quantize`] and [`Dequantize`] around tract's
+//! ordinary operators, weights behind a [`constant::DequantizeConstant`]. [`rewrite`] finds the regions that compute on int8
+//! values and describes each as a [`graph::Graph`]; [`plan`] packs its weights and lays out its memory; [`island`] is the
+//! operator that tract runs. What is not rewritten runs tract's f32 operators on the same values: there a `QuantizeLinear`
+//! that feeds a `DequantizeLinear` of the same parameters becomes one [`FakeQuant`].
 //!
-//! Depends on tract-core only. It deliberately holds no integer convolution or matrix product.
+//! Depends on tract-core only.
 
 #[cfg(test)]
 pub(crate) mod by_reference;
 pub(crate) mod constant;
+pub(crate) mod depthwise_f32;
 pub(crate) mod graph;
 #[allow(dead_code)]
 pub mod island;
@@ -19,6 +21,7 @@ pub(crate) mod linear;
 #[allow(dead_code)]
 pub(crate) mod plan;
 pub(crate) mod real;
+#[cfg(test)]
 pub(crate) mod reference;
 pub(crate) mod rewrite;
 pub mod tier;
@@ -80,6 +83,18 @@ impl Affine {
         ensure!(scale.is_finite() && scale > 0.0, "quantization scale is {scale}, expected a positive number");
         ensure!((lo..=hi).contains(&zero_point), "zero point is {zero_point}, expected {lo} to {hi}");
         Ok(Affine { scale, zero_point, int })
+    }
+
+    /// The parameters ONNX DynamicQuantizeLinear takes for `x`. All zeros have scale 1, so that nothing is divided by zero.
+    ///
+    /// # Errors
+    /// `x` holds an infinity or a NaN.
+    pub(crate) fn dynamic(x: &[f32]) -> TractResult<Self> {
+        let lo = x.iter().copied().fold(0f32, f32::min);
+        let hi = x.iter().copied().fold(0f32, f32::max);
+        let scale = if lo == hi { 1.0 } else { (hi - lo) / 255.0 };
+        let zero_point = (-lo / scale).round_ties_even().clamp(0.0, 255.0);
+        Affine::new(scale, zero_point as i32, IntType::U8)
     }
 
     /// Smallest and largest value of `q - zero_point`: what saturation leaves.

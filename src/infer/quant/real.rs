@@ -3,8 +3,7 @@
 
 use tract_core::internal::*;
 
-use super::kernel;
-use super::reference::dynamic_affine;
+use super::{Affine, kernel};
 
 /// ONNX `LayerNormalization` over the last axes from `axis` on; inputs: data, gain and, if there are three, bias.
 #[derive(Clone, Debug, PartialEq)]
@@ -94,7 +93,7 @@ impl EvalOp for DynamicQuantize {
     fn eval(&self, _ctx: &EvalContext, inputs: TVec<TValue>) -> TractResult<TVec<TValue>> {
         let x = inputs[0].try_as_plain_ram()?;
         let x = x.as_slice::<f32>()?;
-        let affine = dynamic_affine(x)?;
+        let affine = Affine::dynamic(x)?;
         let mut q = Tensor::zero::<u8>(inputs[0].shape())?;
         kernel::quantize(x, q.try_as_plain_ram_mut()?.as_slice_mut::<u8>()?, &affine, |q| q as u8);
         Ok(tvec!(q.into_tvalue(), tensor0(affine.scale).into_tvalue(), tensor0(affine.zero_point as u8).into_tvalue()))

@@ -1,6 +1,6 @@
 //! The integer reference: a [`Graph`] computed by plain loops, element by element, in the model's own order.
 //!
-//! Every kernel is tested against it bit for bit, and it runs what the planner leaves. It follows the table of
+//! Every kernel is tested against it bit for bit. It follows the table of
 //! [`super::graph`] word for word and trades everything else for that: no packing, no layout, no reuse of memory. Sums
 //! of reals (Softmax, LayerNorm, means) go in index order; kernels may sum in another and are compared within a
 //! tolerance.
@@ -407,21 +407,9 @@ fn fully_connected(product: &FullyConnected, x: &Array, output: &Value) -> Tract
 /// ONNX DynamicQuantizeLinear: u8, with a range that holds zero.
 fn dynamically_quantized(x: &Array) -> TractResult<Array> {
     let real = x.real();
-    let affine = dynamic_affine(&real)?;
+    let affine = Affine::dynamic(&real)?;
     let data = store(real, Number::Int(affine), &Clamp::NONE);
     Ok(Array { shape: x.shape.clone(), number: Number::Int(affine), data })
-}
-
-/// The parameters ONNX DynamicQuantizeLinear takes for `x`. All zeros have scale 1, so that nothing is divided by zero.
-///
-/// # Errors
-/// `x` holds an infinity or a NaN.
-pub(crate) fn dynamic_affine(x: &[f32]) -> TractResult<Affine> {
-    let lo = x.iter().copied().fold(0f32, f32::min);
-    let hi = x.iter().copied().fold(0f32, f32::max);
-    let scale = if lo == hi { 1.0 } else { (hi - lo) / 255.0 };
-    let zero_point = (-lo / scale).round_ties_even().clamp(0.0, 255.0);
-    Affine::new(scale, zero_point as i32, IntType::U8)
 }
 
 fn with_bias(data: Data, bias: &[f32], axis: usize, shape: &[usize], clamp: &Clamp) -> TractResult<Data> {
@@ -739,10 +727,10 @@ mod tests {
     #[test]
     fn a_dynamic_product_quantizes_as_onnx_says() {
         // the example of the operator's text: scale 0.0196078438, zero point 153
-        let affine = dynamic_affine(&[0.0, 2.0, -3.0, -2.5, 1.34, 0.5]).unwrap();
+        let affine = Affine::dynamic(&[0.0, 2.0, -3.0, -2.5, 1.34, 0.5]).unwrap();
         assert_eq!((affine.scale, affine.zero_point), (0.019_607_844, 153));
-        assert_eq!(dynamic_affine(&[0.0]).unwrap().scale, 1.0);
-        assert!(dynamic_affine(&[f32::INFINITY]).is_err());
+        assert_eq!(Affine::dynamic(&[0.0]).unwrap().scale, 1.0);
+        assert!(Affine::dynamic(&[f32::INFINITY]).is_err());
         let product = FullyConnected {
             weights: weights(&[1, 1], &[1.0], &[0]),
             bias: vec![],

@@ -208,19 +208,11 @@ impl super::depthwise::Strip for Avx2 {
 /// Depthwise strips.
 ///
 /// # Safety
-/// As [`super::depthwise::Strip::strip`], for `count` pixels.
+/// As [`super::depthwise::walk`].
 #[target_feature(enable = "avx2")]
-pub(super) unsafe fn strips(
-    taps: &[*const i16],
-    first: usize,
-    step: usize,
-    count: usize,
-    w: *const i16,
-    block: &Block,
-    out: *mut u8,
-) {
+pub(super) unsafe fn strips(row: &super::depthwise::Row<'_>) {
     // SAFETY: passed on from the caller.
-    unsafe { super::depthwise::walk::<Avx2>(taps, first, step, count, w, block, out) }
+    unsafe { super::depthwise::walk::<Avx2>(row) }
 }
 
 #[target_feature(enable = "avx2")]

@@ -68,37 +68,64 @@ pub(super) trait Strip {
     );
 }
 
-/// A row of pixels in strips.
+/// What the strips of a row of results read and write: the block's pointers are those of the first channel, its columns all
+/// channels.
+#[derive(Clone, Copy)]
+pub(super) struct Row<'a> {
+    /// First element of every tap, even in number where the form has pairs.
+    pub taps: &'a [*const i16],
+    /// Of the first pixel, from the taps.
+    pub first: usize,
+    /// From one pixel to the next.
+    pub step: usize,
+    /// Pixels.
+    pub count: usize,
+    /// Weights of the first block.
+    pub weights: *const i16,
+    /// From the weights of one block to the next.
+    pub weights_step: usize,
+    /// Tail.
+    pub block: Block,
+    /// First result.
+    pub out: *mut u8,
+    /// Of a result.
+    pub out_bytes: usize,
+}
+
+/// A row of results in strips.
 ///
 /// # Safety
-/// As [`Strip::strip`], for `count` pixels.
+/// As [`Strip::strip`], for every pixel and channel.
 #[inline(always)]
-pub(super) unsafe fn walk<S: Strip>(
-    taps: &[*const i16],
-    first: usize,
-    step: usize,
-    count: usize,
-    w: *const i16,
-    block: &Block,
-    out: *mut u8,
-) {
-    let mut p = 0;
-    while p < count {
-        let left = count - p;
-        // Even strips: 7 pixels are 4 + 3 rather than 5 + 2.
-        let take = if left >= 2 * S::PIXELS { S::PIXELS } else { left.div_ceil(left.div_ceil(S::PIXELS)) };
-        // SAFETY: passed on from the caller.
+pub(super) unsafe fn walk<S: Strip>(row: &Row<'_>) {
+    let Row { taps, first, step, count, .. } = *row;
+    // Even strips: 6 pixels are 3 + 3 rather than 5 + 1.
+    let even = if count > S::PIXELS { count.div_ceil(count.div_ceil(S::PIXELS)) } else { count };
+    for (index, channel) in (0..row.block.columns).step_by(LANES).enumerate() {
+        // SAFETY: passed on from the caller; the last block's lanes are padded.
         unsafe {
-            let out = out.add(p * block.out_stride);
-            match take {
-                1 => S::strip::<1>(taps, first + p * step, step, w, block, out),
-                2 => S::strip::<2>(taps, first + p * step, step, w, block, out),
-                3 => S::strip::<3>(taps, first + p * step, step, w, block, out),
-                4 => S::strip::<4>(taps, first + p * step, step, w, block, out),
-                _ => S::strip::<5>(taps, first + p * step, step, w, block, out),
+            let block = Block {
+                bias: row.block.bias.add(channel),
+                factor: row.block.factor.add(channel),
+                columns: (row.block.columns - channel).min(LANES),
+                ..row.block
+            };
+            let w = row.weights.add(index * row.weights_step);
+            let mut p = 0;
+            while p < count {
+                let take = (count - p).min(even);
+                let at = first + channel + p * step;
+                let out = row.out.add(p * block.out_stride + channel * row.out_bytes);
+                match take {
+                    1 => S::strip::<1>(taps, at, step, w, &block, out),
+                    2 => S::strip::<2>(taps, at, step, w, &block, out),
+                    3 => S::strip::<3>(taps, at, step, w, &block, out),
+                    4 => S::strip::<4>(taps, at, step, w, &block, out),
+                    _ => S::strip::<5>(taps, at, step, w, &block, out),
+                }
+                p += take;
             }
         }
-        p += take;
     }
 }
 
@@ -213,41 +240,52 @@ impl Depthwise {
                 }
             }
             next = first + ring;
-            for (t, tap) in taps.iter_mut().enumerate().take(count) {
-                let y = first + t / kernel_w * self.window.dilation[0];
+            for (ky, taps) in taps[..count].chunks_exact_mut(kernel_w).enumerate() {
+                let y = first + ky * self.window.dilation[0];
                 let is_inside = y.checked_sub(top).is_some_and(|y| y < self.height);
-                let row = if is_inside { &rows[y % ring * pitch..] } else { &*zeros };
-                *tap = row[t % kernel_w * self.window.dilation[1] * self.channels..].as_ptr();
+                let row = if is_inside { &rows[y % ring * pitch..][..pitch] } else { &*zeros };
+                for (kx, tap) in taps.iter_mut().enumerate() {
+                    *tap = row[kx * self.window.dilation[1] * self.channels..].as_ptr();
+                }
             }
             if even > count {
                 // Its weights are zero.
                 taps[count] = taps[count - 1];
             }
             let out_row = &mut out[oy * self.out_width * self.channels * out_bytes..];
-            for at in (0..columns).step_by(LANES) {
-                let mut block = Block {
-                    segments: std::ptr::null(),
-                    segment_count: 0,
-                    units: 0,
-                    b: std::ptr::null(),
-                    bias: self.bias[at..].as_ptr(),
-                    factor: self.factor[at..].as_ptr(),
-                    offset: std::ptr::null(),
-                    finish,
-                    columns: (columns - at).min(LANES),
-                    out_stride: stride * out_bytes,
-                };
-                let w = self.weights[at * even..].as_ptr();
-                // SAFETY: a widened row holds what the last pixel's last tap reads, and slack for a block of fewer than 16
-                // channels; `out_row` holds a row, as asserted.
-                unsafe {
-                    strips(tier, &taps[..used], at, step, pixels, w, &block, out_row[at * out_bytes..].as_mut_ptr());
-                    if rest > 0 {
-                        block.columns = rest;
-                        let out = out_row[pixels * LANES * out_bytes..].as_mut_ptr();
-                        strips(tier, &taps[..used], at + pixels * step, step, 1, w, &block, out);
-                    }
-                }
+            let block = Block {
+                segments: std::ptr::null(),
+                segment_count: 0,
+                units: 0,
+                b: std::ptr::null(),
+                bias: self.bias.as_ptr(),
+                factor: self.factor.as_ptr(),
+                offset: std::ptr::null(),
+                finish,
+                columns,
+                out_stride: stride * out_bytes,
+            };
+            let mut row = Row {
+                taps: &taps[..used],
+                first: 0,
+                step,
+                count: pixels,
+                weights: self.weights.as_ptr(),
+                weights_step: even * LANES,
+                block,
+                out: out_row.as_mut_ptr(),
+                out_bytes,
+            };
+            // SAFETY: a widened row holds what the last pixel's last tap reads, and slack for a block of fewer than 16
+            // channels; `out_row` holds a row, as asserted.
+            unsafe { strips(tier, &row) };
+            if rest > 0 {
+                row.first = pixels * step;
+                row.count = 1;
+                row.block.columns = rest;
+                row.out = out_row[pixels * LANES * out_bytes..].as_mut_ptr();
+                // SAFETY: as above, for what is left of the last sixteen.
+                unsafe { strips(tier, &row) };
             }
         }
     }
@@ -259,26 +297,16 @@ impl Depthwise {
 }
 
 /// # Safety
-/// As [`Strip::strip`], for `count` pixels.
-#[allow(clippy::too_many_arguments)]
-unsafe fn strips(
-    tier: Tier,
-    taps: &[*const i16],
-    first: usize,
-    step: usize,
-    count: usize,
-    w: *const i16,
-    block: &Block,
-    out: *mut u8,
-) {
+/// As [`walk`].
+unsafe fn strips(tier: Tier, row: &Row<'_>) {
     // SAFETY: passed on from the caller.
     unsafe {
         match form(tier) {
             #[cfg(target_arch = "x86_64")]
-            Form::PairsAvx2 => super::avx2::strips(taps, first, step, count, w, block, out),
+            Form::PairsAvx2 => super::avx2::strips(row),
             #[cfg(target_arch = "aarch64")]
-            Form::Rows4 => super::neon::strips(taps, first, step, count, w, block, out),
-            _ => super::scalar::strips(taps, first, step, count, w, block, out),
+            Form::Rows4 => super::neon::strips(row),
+            _ => super::scalar::strips(row),
         }
     }
 }

@@ -17,6 +17,7 @@ pub(crate) mod memory;
 pub(crate) mod moves;
 #[cfg(target_arch = "aarch64")]
 mod neon;
+pub(crate) mod planes;
 pub(crate) mod pool;
 pub(crate) mod product;
 mod scalar;

@@ -15,36 +15,47 @@ struct Dot;
 /// Eight bytes of two rows of the left operand at a time.
 struct Matrix;
 
-/// Stores the first `columns` bytes.
-#[inline(always)]
-unsafe fn store_bytes(v: int8x16_t, columns: usize, out: *mut u8) {
-    // SAFETY: `out` is good for `columns` bytes, as the caller promises.
+/// Stores the first `columns` bytes of sixteen.
+///
+/// # Safety
+/// `out` must be good for them.
+#[cold]
+#[inline(never)]
+unsafe fn store_some(v: int8x16_t, columns: usize, out: *mut u8) {
+    // SAFETY: as the caller promises.
     unsafe {
-        match columns {
-            16 => vst1q_s8(out.cast(), v),
-            8 => vst1_s8(out.cast(), vget_low_s8(v)),
-            _ => {
-                let mut bytes = [0i8; 16];
-                vst1q_s8(bytes.as_mut_ptr(), v);
-                for (i, byte) in bytes.into_iter().enumerate().take(columns) {
-                    *out.add(i) = byte as u8;
-                }
-            }
-        }
+        let mut bytes = [0i8; 16];
+        vst1q_s8(bytes.as_mut_ptr(), v);
+        std::ptr::copy_nonoverlapping(bytes.as_ptr().cast(), out, columns);
     }
 }
 
-/// A copy of the accumulators for [`finish`]. The tail indexes them in loops that are not unrolled, which would keep the
-/// accumulators themselves in memory all through the inner loop.
+/// Accumulators of one row to int8; of four registers, `2 * V` are used. `bounds` are zero point, smallest, largest.
+///
+/// # Safety
+/// `out` must be good for `columns` bytes.
 #[inline(always)]
-fn settled<const R: usize>(acc: &[[int32x4_t; 4]; R]) -> [[int32x4_t; 4]; R] {
-    let mut copy = *acc;
-    for r in 0..R {
-        for v in 0..4 {
-            copy[r][v] = acc[r][v];
+unsafe fn narrow_row<const V: usize>(
+    acc: [int32x4_t; 4],
+    factor: [float32x4_t; 4],
+    bounds: (int16x8_t, int8x16_t, int8x16_t),
+    columns: usize,
+    out: *mut u8,
+) {
+    // SAFETY: as the caller promises.
+    unsafe {
+        // Conversion and narrowing saturate; the bounds are integers, so that they may come last.
+        let rounded = |v: usize| vcvtnq_s32_f32(vmulq_f32(vcvtq_f32_s32(acc[v]), factor[v]));
+        let low = vqmovn_high_s32(vqmovn_s32(rounded(0)), rounded(1));
+        let high = if V == 2 { vqmovn_high_s32(vqmovn_s32(rounded(2)), rounded(3)) } else { low };
+        let bytes = vqmovn_high_s16(vqmovn_s16(vqaddq_s16(low, bounds.0)), vqaddq_s16(high, bounds.0));
+        let bytes = vminq_s8(vmaxq_s8(bytes, bounds.1), bounds.2);
+        match columns {
+            16 if V == 2 => vst1q_s8(out.cast(), bytes),
+            8 => vst1_s8(out.cast(), vget_low_s8(bytes)),
+            _ => store_some(bytes, columns, out),
         }
     }
-    copy
 }
 
 /// Accumulators of `R` rows to results; of four registers, `2 * V` are used.
@@ -52,42 +63,48 @@ fn settled<const R: usize>(acc: &[[int32x4_t; 4]; R]) -> [[int32x4_t; 4]; R] {
 unsafe fn finish<const R: usize, const V: usize>(acc: &[[int32x4_t; 4]; R], block: &Block, out: *mut u8) {
     // SAFETY: the block's pointers are good for its lanes, `out` for its columns in `R` rows, as the caller promises.
     unsafe {
+        let Finish::Narrow(narrow) = block.finish else {
+            // A copy: what is lent to a function lives in memory, also in the loop that made it.
+            let copy = *acc;
+            return finish_real::<V>(&copy, block, out);
+        };
         let mut factor = [vdupq_n_f32(0.0); 4];
-        for (v, factor) in factor.iter_mut().enumerate().take(2 * V) {
-            *factor = vld1q_f32(block.factor.add(4 * v));
+        for v in 0..2 * V {
+            factor[v] = vld1q_f32(block.factor.add(4 * v));
         }
-        match block.finish {
-            Finish::Narrow(narrow) => {
-                let zero = vdupq_n_s16(narrow.zero as i16);
-                let lo = vdupq_n_s8((narrow.lo as i32 + narrow.zero) as i8);
-                let hi = vdupq_n_s8((narrow.hi as i32 + narrow.zero) as i8);
-                for (r, acc) in acc.iter().enumerate() {
-                    // Conversion and narrowing saturate; the bounds are integers, so that they may come last.
-                    let rounded = |v: usize| vcvtnq_s32_f32(vmulq_f32(vcvtq_f32_s32(acc[v]), factor[v]));
-                    let low = vqmovn_high_s32(vqmovn_s32(rounded(0)), rounded(1));
-                    let high = if V == 2 { vqmovn_high_s32(vqmovn_s32(rounded(2)), rounded(3)) } else { low };
-                    let bytes = vqmovn_high_s16(vqmovn_s16(vqaddq_s16(low, zero)), vqaddq_s16(high, zero));
-                    let bytes = vminq_s8(vmaxq_s8(bytes, lo), hi);
-                    store_bytes(bytes, block.columns, out.add(r * block.out_stride));
-                }
+        let bounds = (
+            vdupq_n_s16(narrow.zero as i16),
+            vdupq_n_s8((narrow.lo as i32 + narrow.zero) as i8),
+            vdupq_n_s8((narrow.hi as i32 + narrow.zero) as i8),
+        );
+        for r in 0..R {
+            narrow_row::<V>(acc[r], factor, bounds, block.columns, out.add(r * block.out_stride));
+        }
+    }
+}
+
+/// The tail for real results.
+///
+/// # Safety
+/// As [`finish`].
+#[inline(never)]
+unsafe fn finish_real<const V: usize>(acc: &[[int32x4_t; 4]], block: &Block, out: *mut u8) {
+    let Finish::Real { lo, hi } = block.finish else { return };
+    // SAFETY: the block's pointers are good for its lanes, `out` for its columns in every row, as the caller promises.
+    unsafe {
+        let (lo, hi) = (vdupq_n_f32(lo), vdupq_n_f32(hi));
+        for (r, acc) in acc.iter().enumerate() {
+            let mut reals = [0f32; 16];
+            for v in 0..2 * V {
+                let y = vmulq_f32(vcvtq_f32_s32(acc[v]), vld1q_f32(block.factor.add(4 * v)));
+                let y = if block.offset.is_null() { y } else { vaddq_f32(y, vld1q_f32(block.offset.add(4 * v))) };
+                // Comparisons, because fmax would make +0 of -0.
+                let y = vbslq_f32(vcltq_f32(y, lo), lo, y);
+                let y = vbslq_f32(vcgtq_f32(y, hi), hi, y);
+                vst1q_f32(reals.as_mut_ptr().add(4 * v), y);
             }
-            Finish::Real { lo, hi } => {
-                let (lo, hi) = (vdupq_n_f32(lo), vdupq_n_f32(hi));
-                for (r, acc) in acc.iter().enumerate() {
-                    let mut reals = [0f32; 16];
-                    for v in 0..2 * V {
-                        let y = vmulq_f32(vcvtq_f32_s32(acc[v]), factor[v]);
-                        let y =
-                            if block.offset.is_null() { y } else { vaddq_f32(y, vld1q_f32(block.offset.add(4 * v))) };
-                        // Comparisons, because fmax would make +0 of -0.
-                        let y = vbslq_f32(vcltq_f32(y, lo), lo, y);
-                        let y = vbslq_f32(vcgtq_f32(y, hi), hi, y);
-                        vst1q_f32(reals.as_mut_ptr().add(4 * v), y);
-                    }
-                    let out = out.add(r * block.out_stride).cast::<f32>();
-                    std::ptr::copy_nonoverlapping(reals.as_ptr(), out, block.columns);
-                }
-            }
+            let out = out.add(r * block.out_stride).cast::<f32>();
+            std::ptr::copy_nonoverlapping(reals.as_ptr(), out, block.columns);
         }
     }
 }
@@ -149,7 +166,7 @@ impl Tile for Neon {
                     step!(3);
                 }
             }
-            finish::<R, V>(&settled(&acc), block, out);
+            finish::<R, V>(&acc, block, out);
         }
     }
 }
@@ -217,7 +234,7 @@ impl Tile for Dot {
                     u += 1;
                 }
             }
-            finish::<R, V>(&settled(&acc), block, out);
+            finish::<R, V>(&acc, block, out);
         }
     }
 }
@@ -304,7 +321,7 @@ impl super::depthwise::Strip for Neon {
                 }
                 w = w.add(16);
             }
-            finish::<P, 2>(&settled(&acc), block, out);
+            finish::<P, 2>(&acc, block, out);
         }
     }
 }
@@ -312,18 +329,10 @@ impl super::depthwise::Strip for Neon {
 /// Depthwise strips.
 ///
 /// # Safety
-/// As [`super::depthwise::Strip::strip`], for `count` pixels.
-pub(super) unsafe fn strips(
-    taps: &[*const i16],
-    first: usize,
-    step: usize,
-    count: usize,
-    w: *const i16,
-    block: &Block,
-    out: *mut u8,
-) {
+/// As [`super::depthwise::walk`].
+pub(super) unsafe fn strips(row: &super::depthwise::Row<'_>) {
     // SAFETY: passed on from the caller.
-    unsafe { super::depthwise::walk::<Neon>(taps, first, step, count, w, block, out) }
+    unsafe { super::depthwise::walk::<Neon>(row) }
 }
 
 unsafe fn wide<const V: usize, const WIDE: bool>(rows: &Rows<'_>, range: (usize, usize), block: &Block, out: *mut u8) {

@@ -103,18 +103,10 @@ impl super::depthwise::Strip for Scalar {
 /// Depthwise strips.
 ///
 /// # Safety
-/// As [`super::depthwise::Strip::strip`], for `count` pixels.
-pub(super) unsafe fn strips(
-    taps: &[*const i16],
-    first: usize,
-    step: usize,
-    count: usize,
-    w: *const i16,
-    block: &Block,
-    out: *mut u8,
-) {
+/// As [`super::depthwise::walk`].
+pub(super) unsafe fn strips(row: &super::depthwise::Row<'_>) {
     // SAFETY: passed on from the caller.
-    unsafe { super::depthwise::walk::<Scalar>(taps, first, step, count, w, block, out) }
+    unsafe { super::depthwise::walk::<Scalar>(row) }
 }
 
 unsafe fn run<const V: usize, const WIDE: bool>(rows: &Rows<'_>, range: (usize, usize), block: &Block, out: *mut u8) {

@@ -432,7 +432,7 @@ impl Attention {
         let (a, b, out) = (a.stored(), b.stored(), out.bytes());
         let bytes = self.packing.bytes().next_multiple_of(64);
         let (packed, widened) = scratch.split(bytes);
-        let (packed, widened) = (packed.bytes(), widened.words());
+        let (packed, widened) = (packed.words(), widened.words());
         let len = self.packing.shape.len;
         let columns = Columns { bias: &self.bias, factor: &self.factor, offset: &[] };
         let out_bytes = if matches!(self.finish, Finish::Narrow(_)) { 1 } else { 4 };
@@ -440,10 +440,8 @@ impl Attention {
         let mut last = None;
         for batch in &self.batches {
             if last.replace(batch.b) != Some(batch.b) {
-                let b = &b[batch.b..];
-                self.packing.pack(packed, |column, _, k| {
-                    i32::from(b[k * self.b_stride + column * self.b_column_stride]) - self.b_zero
-                });
+                let steps = (self.b_stride, self.b_column_stride);
+                self.packing.pack_stored(packed, &b[batch.b..], steps, self.b_zero);
             }
             for first in (0..self.rows).step_by(chunk) {
                 let count = (self.rows - first).min(chunk);
@@ -455,7 +453,15 @@ impl Attention {
                 let rows = Rows { data, start: 0, stride: len * 2, table: &[], segments: &[0], count };
                 let stride = self.out_stride * out_bytes;
                 let mut into = Into { data: out, start: batch.out * out_bytes + first * stride, stride };
-                product::multiply(tier, &self.packing, packed, &rows, &columns, self.finish, &mut into);
+                product::multiply(
+                    tier,
+                    &self.packing,
+                    memory::as_bytes(packed),
+                    &rows,
+                    &columns,
+                    self.finish,
+                    &mut into,
+                );
             }
         }
     }

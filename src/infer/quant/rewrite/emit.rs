@@ -67,7 +67,7 @@ pub(super) fn emit(matcher: &Matcher<'_>, partition: &Partition, make: Make<'_>)
                 for (crossing, wire) in outs.iter().zip(wires) {
                     made.insert(*crossing, wire);
                 }
-                report.islands.push(IslandReport { name, steps });
+                report.islands.push(IslandReport { steps });
             }
         }
     }

@@ -33,8 +33,6 @@ pub(crate) struct Report {
 /// One island.
 #[derive(Clone, Debug)]
 pub(crate) struct IslandReport {
-    /// Name of its node.
-    pub(crate) name: String,
     /// Name of the model's node and operator, for each step.
     pub(crate) steps: Vec<(String, String)>,
 }
@@ -77,3 +75,6 @@ pub(crate) fn rewrite(model: TypedModel, make: Make<'_>) -> TractResult<(TypedMo
     constant::dequantize_left(&mut model)?;
     Ok((model, report))
 }
+
+#[cfg(test)]
+mod tests;

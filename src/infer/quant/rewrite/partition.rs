@@ -35,7 +35,6 @@ pub(super) struct Item {
 pub(super) struct Partition {
     pub(super) items: Vec<Item>,
     pub(super) of: HashMap<Key, usize>,
-    pub(super) islands: usize,
 }
 
 impl Partition {
@@ -43,14 +42,13 @@ impl Partition {
     pub(super) fn of(matcher: &mut Matcher<'_>) -> TractResult<Option<Self>> {
         let all = walk(matcher, None)?;
         let kept = islands(&all);
-        let islands = kept.values().collect::<HashSet<_>>().len();
-        if islands == 0 {
+        if kept.is_empty() {
             return Ok(None);
         }
         // what is not kept is tract's again, which needs other values
         let items = walk(matcher, Some(&kept))?;
         let of = items.iter().enumerate().map(|(i, item)| (item.key, i)).collect();
-        Ok(Some(Partition { items, of, islands }))
+        Ok(Some(Partition { items, of }))
     }
 }
 
@@ -58,7 +56,7 @@ impl Partition {
 fn walk(matcher: &mut Matcher<'_>, kept: Option<&HashMap<OutletId, usize>>) -> TractResult<Vec<Item>> {
     let mut items: Vec<Item> = Vec::new();
     let mut done: HashMap<Key, Option<usize>> = HashMap::new();
-    let mut key_of = |matcher: &mut Matcher<'_>, outlet: OutletId| {
+    let key_of = |matcher: &mut Matcher<'_>, outlet: OutletId| {
         let is_kept = kept.is_none_or(|kept| kept.contains_key(&outlet));
         match is_kept && matcher.unit(outlet).is_some() {
             true => Key::Unit(outlet),

@@ -394,6 +394,11 @@ impl<'m> Matcher<'m> {
         let mut open = vec![(outlet, 0)];
         while let Some((o, depth)) = open.pop() {
             let node = self.model.node(o.node);
+            // leading axes, added to broadcast
+            if depth > 0 && node.op_as::<AxisOp>() == Some(&AxisOp::Add(0)) {
+                open.push((node.inputs[0], depth));
+                continue;
+            }
             let is_product = node.op_as::<TypedBinOp>().is_some_and(|b| b.0.is::<Mul>());
             if depth > 0 && constant(self.model, o).is_some() {
                 constants.push(o);
