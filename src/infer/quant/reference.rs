@@ -246,7 +246,11 @@ fn compute(node: &Node, operands: &[&Array], output: &Value) -> TractResult<Arra
             let (a, b) = (x.affine()?, operands[1].affine()?);
             let Number::Int(y) = output.number else { bail!("the sum is f32, expected int8") };
             let (fa, fb) = (a.scale / y.scale, b.scale / y.scale);
-            let sum = |a: i32, b: i32| saturate(a as f32 * fa + b as f32 * fb, &y, clamp);
+            let zero = y.zero_point as f32;
+            let sum = |a: i32, b: i32| {
+                let sum = (a as f32).mul_add(fa, (b as f32).mul_add(fb, zero));
+                saturate(sum.round_ties_even() - zero, &y, clamp)
+            };
             done(Data::Int(element_wise(&x.centred()?, x, &operands[1].centred()?, operands[1], output, sum)?))
         }
         Op::Mul { clamp } => {
