@@ -8,7 +8,7 @@ use std::sync::Arc;
 use attendant::bundle::Bundle;
 use attendant::metrics::in_engine;
 use attendant::pipeline::{Options, Pipeline};
-use attendant::signal::{AudioBlock, Event, Frame, FrameSeq, PixelFormat, Sample, SampleIdx};
+use attendant::signal::{AudioBlock, Event, Frame, FrameSeq, PixelFormat, Sample, SampleIdx, Utterance};
 use attendant::time::Micros;
 
 thread_local! {
@@ -62,12 +62,18 @@ fn a_window_allocates_nothing_of_ours_after_warm_up() {
     check(PixelFormat::Jpeg);
 }
 
-/// Feeds a camera's frames of `format` and a microphone's blocks, and counts from the middle on.
+/// Feeds a camera's frames of `format`, a microphone's blocks and typed requests, and counts from the middle on.
 fn check(format: PixelFormat) {
     let dir = attendant::bundle::locate(None).unwrap();
     let mut pipeline = Pipeline::load(&Bundle::open(&dir).unwrap(), &Options::default()).unwrap();
     let mut samples: Vec<(Arc<str>, Micros, Sample)> = Vec::new();
     for k in 0..200 {
+        if k % 10 == 0 {
+            // The longest first, so that every buffer has its size.
+            let text = "what's the exchange rate, please?".repeat(if k == 0 { 2 } else { 1 });
+            let utterance = Utterance { t: Micros::from_ms(100 * (k + 1)), text };
+            samples.push(("text".into(), Micros::from_ms(100 * (k + 1)), Sample::Text(utterance)));
+        }
         samples.push(("mic".into(), Micros::from_ms(100 * (k + 1)), Sample::Audio(block(k))));
         if k % 2 == 0 {
             samples.push(("camera".into(), Micros::from_ms(100 * (k + 1)), Sample::Frame(frame(k / 2, format))));
