@@ -7,7 +7,7 @@ use super::Damage;
 use super::bits::Bits;
 
 /// Bits of the look-up for a code with its value, and for as many codes as fit with theirs.
-const LOOKUP_BITS: u32 = 11;
+const LOOKUP_BITS: u32 = 10;
 const SKIP_BITS: u32 = 12;
 /// Longest code.
 const CODE_BITS: u32 = 16;
@@ -176,13 +176,15 @@ impl Table {
         Some(Symbol { code_bits, size, advance })
     }
 
-    /// Reads a code and its value: at most 31 bits, which must be available.
+    /// Reads a code and its value: at most 31 bits, which must be available. Takes at most [`LOOKUP_BITS`] of those that
+    /// are: whatever is longer loads what it takes.
     #[inline(always)]
     pub fn read(&self, bits: &mut Bits<'_>) -> Result<Coefficient, Damage> {
         let entry = self.lookup[bits.peek(LOOKUP_BITS)];
         if entry & NO_VALUE != 0 {
             let (length, coefficient) = self.long(entry, bits.next())?;
             bits.drop(length);
+            bits.refill();
             return Ok(coefficient);
         }
         bits.drop(entry & 0xff);
@@ -209,12 +211,19 @@ impl Table {
         let skip: &[u16; 1 << SKIP_BITS] = self.skip[..].try_into().map_err(|_| Damage::NoCode)?;
         loop {
             bits.refill();
-            let entry = skip[bits.peek(SKIP_BITS)];
-            let to = k + usize::from(entry >> 8);
+            // Enough bits for two entries, and for a code with its value behind them.
+            let mut entry = skip[bits.peek(SKIP_BITS)];
+            let mut to = k + usize::from(entry >> 8);
             if to < LAST {
                 bits.drop(u32::from(entry & 0xff));
                 k = to;
-                continue;
+                entry = skip[bits.peek(SKIP_BITS)];
+                to = k + usize::from(entry >> 8);
+                if to < LAST {
+                    bits.drop(u32::from(entry & 0xff));
+                    k = to;
+                    continue;
+                }
             }
             // Either the block ends with the last code of the entry, or it ends before it, or no code fits.
             if entry != NO_SKIP && (to == LAST || (END_OF_BLOCK..END_OF_BLOCK + LAST).contains(&to)) {

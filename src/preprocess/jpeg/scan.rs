@@ -199,11 +199,17 @@ impl Decoder<'_> {
         self.dc += dc.read(&mut bits)?.value;
         let mut k = 0;
         while k < last {
+            // Enough bits for two.
             bits.refill();
-            let coefficient = ac.read(&mut bits)?;
-            k += coefficient.advance;
-            let (place, step) = places[k & 0xff];
-            block[place as usize] = coefficient.value as f32 * step;
+            for _ in 0..2 {
+                let coefficient = ac.read(&mut bits)?;
+                k += coefficient.advance;
+                let (place, step) = places[k & 0xff];
+                block[place as usize] = coefficient.value as f32 * step;
+                if k >= last {
+                    break;
+                }
+            }
         }
         // Last, because what is not wanted went here too.
         block[0] = self.dc as f32 * places[0].1;
