@@ -14,7 +14,9 @@ use crate::decide::advice::{self, Catalogue, Known, Lang, UnknownLanguage};
 use crate::decide::{self, FusedView, Policy, Verdict};
 use crate::fuse::{Fused, Fusion, FusionShape, TokenView};
 use crate::infer::{Dtype, Encoder as _, InferError, OnnxEncoder};
-use crate::preprocess::{AudioPreprocessor, ImagePreprocessor, PreprocessError, SeriesPreprocessor, TextPreprocessor};
+use crate::preprocess::{
+    AudioPreprocessor, ImagePreprocessor, JpegDecoding, PreprocessError, SeriesPreprocessor, TextPreprocessor,
+};
 use crate::signal::{
     Embedding, Event, EventKind, Frame, MAX_MODALITIES, ModalityState, ModalityView, SCHEMA_VERSION, Sample, Tensor,
 };
@@ -659,6 +661,15 @@ impl Pipeline {
     #[must_use]
     pub fn kind(&self, index: usize) -> &'static str {
         self.stages[index].preprocessor.kind()
+    }
+
+    /// How the last picture of encoder `index` was decoded, if it was a JPEG.
+    #[must_use]
+    pub fn jpeg_decoding(&self, index: usize) -> Option<JpegDecoding> {
+        match &self.stages[index].preprocessor {
+            Preprocessor::Image(images) => images.jpeg_decoding(),
+            _ => None,
+        }
     }
 
     /// Fuses the last tokens of the encoders that `present` names, all of age 0.

@@ -5,9 +5,12 @@
 //! the tensor's size. Called once a frame by the pipeline, `eval` and the tensor export. It does not rotate, undistort
 //! or expose.
 
+use log::debug;
+
 use crate::config::manifest::{Color, ImageSpec, Layout, Resize, Roi};
 use crate::signal::{Frame, PixelFormat, Tensor};
 
+use super::jpeg::library;
 use super::resize::{Axis, Component, Plane, Resizer, Span};
 use super::{PreprocessError, f32_elements, jpeg};
 
@@ -24,8 +27,31 @@ pub struct ImagePreprocessor {
     bias: Vec<f32>,
     plan: Option<Plan>,
     resizer: Resizer,
-    jpeg: Vec<u8>,
+    luma: jpeg::LumaDecoder,
+    /// What the library decoded.
+    decoded: Vec<u8>,
     planes: Vec<f32>,
+}
+
+/// How JPEGs are decoded: the library is several times slower and allocates.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum JpegDecoding {
+    /// Luminance alone, as many coefficients of the 64 in a block as the tensor's size needs.
+    Luminance {
+        /// Coefficients that are decoded.
+        coefficients: usize,
+    },
+    /// All pixels, with the library.
+    Library,
+}
+
+impl std::fmt::Display for JpegDecoding {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            JpegDecoding::Luminance { coefficients } => write!(f, "luminance, {coefficients} of 64 coefficients"),
+            JpegDecoding::Library => f.write_str("all pixels, by the library"),
+        }
+    }
 }
 
 /// What the samples of a source mean.
@@ -41,6 +67,14 @@ enum Samples {
     Nv12,
 }
 
+/// Where samples come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Origin {
+    Source,
+    Library,
+    LumaDecoder,
+}
+
 /// How frames of one format and size become the tensor.
 #[derive(Debug)]
 struct Plan {
@@ -54,6 +88,9 @@ struct Plan {
     rows: Axis,
     chroma_columns: Axis,
     chroma_rows: Axis,
+    origin: Origin,
+    /// For [`Origin::LumaDecoder`].
+    resampler: Option<jpeg::Resampler>,
 }
 
 impl ImagePreprocessor {
@@ -98,7 +135,8 @@ impl ImagePreprocessor {
             bias: spec.mean.iter().zip(&spec.std).map(|(m, s)| -m / s).collect(),
             plan: None,
             resizer: Resizer::default(),
-            jpeg: Vec::new(),
+            luma: jpeg::LumaDecoder::default(),
+            decoded: Vec::new(),
             planes: Vec::new(),
             spec: spec.clone(),
         })
@@ -116,26 +154,60 @@ impl ImagePreprocessor {
     /// [`PreprocessError::Sample`] for a frame whose sizes, stride or bytes do not make a picture; `out` is then
     /// unspecified but usable.
     pub fn run(&mut self, frame: &Frame, out: &mut Tensor) -> Result<(), PreprocessError> {
-        let gray = self.spec.color == Color::Gray;
-        // The buffer is taken out for the call, so that the decoded picture can be lent beside `self`.
-        let mut buffer = std::mem::take(&mut self.jpeg);
-        let result = if frame.format == PixelFormat::Jpeg {
-            jpeg::decode(&frame.data, gray, &mut buffer).and_then(|d| {
-                let samples = if d.channels == 1 { Samples::Gray } else { Samples::Rgb };
-                self.run_raw(samples, d.width, d.height, Plane { data: d.data, stride: d.width * d.channels }, out)
-            })
-        } else {
-            let samples = match frame.format {
-                PixelFormat::Yuyv => Samples::Yuyv,
-                PixelFormat::Nv12 => Samples::Nv12,
-                PixelFormat::Rgb => Samples::Rgb,
-                PixelFormat::Gray | PixelFormat::Jpeg => Samples::Gray,
-            };
-            let plane = Plane { data: &frame.data, stride: frame.stride as usize };
-            self.run_raw(samples, frame.width as usize, frame.height as usize, plane, out)
+        if frame.format == PixelFormat::Jpeg {
+            return self.run_jpeg(&frame.data, out);
+        }
+        let samples = match frame.format {
+            PixelFormat::Yuyv => Samples::Yuyv,
+            PixelFormat::Nv12 => Samples::Nv12,
+            PixelFormat::Rgb => Samples::Rgb,
+            PixelFormat::Gray | PixelFormat::Jpeg => Samples::Gray,
         };
-        self.jpeg = buffer;
+        let plane = Plane { data: &frame.data, stride: frame.stride as usize };
+        self.run_raw(samples, frame.width as usize, frame.height as usize, plane, Origin::Source, out)
+    }
+
+    /// How the last frame was decoded, if it was a JPEG.
+    #[must_use]
+    pub fn jpeg_decoding(&self) -> Option<JpegDecoding> {
+        self.plan.as_ref()?.jpeg_decoding()
+    }
+
+    fn run_jpeg(&mut self, data: &[u8], out: &mut Tensor) -> Result<(), PreprocessError> {
+        let gray = self.spec.color == Color::Gray;
+        if let Some(header) = gray.then(|| self.luma.header(data)).flatten() {
+            self.plan_for(Samples::Gray, header.width, header.height, Origin::LumaDecoder);
+            let Some(Plan { resampler: Some(resampler), rows, columns, .. }) = &mut self.plan else { return Ok(()) };
+            let pixels = rows.out_len() * columns.out_len();
+            self.planes.resize(pixels * 3, 0.0);
+            self.luma.run(data, &header, resampler, &mut self.planes[..pixels])?;
+            self.finish(f32_elements(out, &self.shape));
+            return Ok(());
+        }
+        // The buffer is taken out for the call, so that the decoded picture can be lent beside `self`.
+        let mut buffer = std::mem::take(&mut self.decoded);
+        let result = library::decode(data, gray, &mut buffer).and_then(|d| {
+            let samples = if d.channels == 1 { Samples::Gray } else { Samples::Rgb };
+            let plane = Plane { data: d.data, stride: d.width * d.channels };
+            self.run_raw(samples, d.width, d.height, plane, Origin::Library, out)
+        });
+        self.decoded = buffer;
         result
+    }
+
+    /// Makes the plan for such frames, if the last one was another sort.
+    fn plan_for(&mut self, samples: Samples, width: usize, height: usize, origin: Origin) {
+        let key = (samples, width, height, origin);
+        if self.plan.as_ref().is_some_and(|p| (p.samples, p.width, p.height, p.origin) == key) {
+            return;
+        }
+        let mut plan = Plan::new(&self.spec, samples, width, height);
+        plan.origin = origin;
+        plan.resampler = (origin == Origin::LumaDecoder).then(|| jpeg::Resampler::new(&plan.rows, &plan.columns));
+        if let Some(decoding) = plan.jpeg_decoding() {
+            debug!("jpeg of {width} x {height}: {decoding}");
+        }
+        self.plan = Some(plan);
     }
 
     fn run_raw(
@@ -144,13 +216,11 @@ impl ImagePreprocessor {
         width: usize,
         height: usize,
         plane: Plane<'_>,
+        origin: Origin,
         out: &mut Tensor,
     ) -> Result<(), PreprocessError> {
         check_frame(samples, width, height, plane)?;
-        let same = self.plan.as_ref().is_some_and(|p| (p.samples, p.width, p.height) == (samples, width, height));
-        if !same {
-            self.plan = Some(Plan::new(&self.spec, samples, width, height));
-        }
+        self.plan_for(samples, width, height, origin);
         let Some(plan) = &self.plan else { return Ok(()) };
         let pixels = plan.rows.out_len() * plan.columns.out_len();
         let gray = self.spec.color == Color::Gray;
@@ -317,6 +387,19 @@ impl Plan {
             rows: Axis::new(height, down, rows),
             chroma_columns: Axis::new(width.div_ceil(2), half(across), columns),
             chroma_rows: Axis::new(half_rows, rows_span, rows),
+            origin: Origin::Source,
+            resampler: None,
+        }
+    }
+
+    fn jpeg_decoding(&self) -> Option<JpegDecoding> {
+        match self.origin {
+            Origin::Source => None,
+            Origin::Library => Some(JpegDecoding::Library),
+            Origin::LumaDecoder => {
+                let coefficients = self.resampler.as_ref().map_or(0, jpeg::Resampler::coefficients);
+                Some(JpegDecoding::Luminance { coefficients })
+            }
         }
     }
 }

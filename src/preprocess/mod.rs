@@ -6,8 +6,8 @@
 //! that was made another way than in its training.
 //!
 //! Deliberately not here: when a window is due, which encoder gets it, and what happens to a token. Nothing here reads
-//! a clock, a file or a device. After the first samples of a format nothing here allocates, except inside the JPEG
-//! decoder and the tokenizer.
+//! a clock, a file or a device. After the first samples of a format nothing here allocates, except the library that
+//! decodes JPEGs of other kinds than cameras send, or in colour, and the one of tokenizers other than WordPiece.
 
 mod audio;
 mod image;
@@ -17,9 +17,10 @@ mod resample;
 mod resize;
 mod series;
 mod text;
+mod wordpiece;
 
 pub use audio::AudioPreprocessor;
-pub use image::{ImagePreprocessor, MAX_IMAGE_SIDE};
+pub use image::{ImagePreprocessor, JpegDecoding, MAX_IMAGE_SIDE};
 pub use series::SeriesPreprocessor;
 pub use text::{TextPreprocessor, decode_lossy};
 

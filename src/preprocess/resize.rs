@@ -70,6 +70,17 @@ impl Axis {
         axis
     }
 
+    /// The first pixel that output `out` looks at, and the weights of that and the following ones; zeros may follow.
+    pub fn weights_of(&self, out: usize) -> (usize, impl Iterator<Item = f64>) {
+        let weights = &self.weights[out * self.taps..][..self.taps];
+        (self.lo + self.first[out], weights.iter().map(|w| f64::from(*w) / f64::from(1 << WEIGHT_BITS)))
+    }
+
+    /// Pixels that take part.
+    pub fn in_len(&self) -> usize {
+        self.hi - self.lo
+    }
+
     /// Outputs on this axis.
     pub fn out_len(&self) -> usize {
         self.first.len()

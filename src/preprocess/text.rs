@@ -1,10 +1,12 @@
 //! Text: an utterance to token ids.
 //!
 //! Owns cleaning, Unicode normalising, tokenizing and padding. Called once an utterance by the pipeline, `eval` and the
-//! tensor export. It knows no language and corrects no spelling. Allocates for every utterance: the tokenizer does.
+//! tensor export. It knows no language and corrects no spelling. Tokenizers that are not WordPiece are those of the
+//! `tokenizers` library, a Cargo feature: it adds 2.5 MB to the binary and allocates for every utterance.
 
 use std::borrow::Cow;
 
+#[cfg(feature = "tokenizers")]
 use tokenizers::tokenizer::{PostProcessor, Tokenizer, TruncationDirection, TruncationParams, TruncationStrategy};
 use unicode_normalization::UnicodeNormalization;
 
@@ -12,6 +14,7 @@ use crate::config::manifest::TextSpec;
 use crate::signal::{Tensor, TensorData};
 
 use super::PreprocessError;
+use super::wordpiece::{Refusal, WordPiece};
 
 /// Most tokens, and most bytes, that a manifest can ask for.
 const MAX_TOKENS: usize = 8192;
@@ -20,12 +23,19 @@ const MAX_BYTES: usize = 1 << 20;
 /// Utterances to token ids. One per encoder.
 #[derive(Debug)]
 pub struct TextPreprocessor {
-    tokenizer: Box<Tokenizer>,
+    tokenizer: Kind,
     shape: [usize; 2],
     pad_id: i64,
     max_bytes: usize,
     clean: String,
     truncated: u64,
+}
+
+#[derive(Debug)]
+enum Kind {
+    WordPiece(WordPiece),
+    #[cfg(feature = "tokenizers")]
+    Library(Box<Tokenizer>),
 }
 
 impl TextPreprocessor {
@@ -47,26 +57,17 @@ impl TextPreprocessor {
         if spec.pad_id < 0 {
             return Err(PreprocessError::spec("encoder.text.pad_id", spec.pad_id, "0 or above"));
         }
-        let bad = |e: tokenizers::Error| {
-            PreprocessError::Spec(format!(
-                "{}: {e}; expected a tokenizer.json of the tokenizers library",
-                spec.tokenizer
-            ))
+        let tokenizer = match WordPiece::read(tokenizer_json) {
+            Ok(tokenizer) => Kind::WordPiece(tokenizer),
+            #[cfg(feature = "tokenizers")]
+            Err(Refusal::Kind { .. }) => library(spec, tokenizer_json)?,
+            Err(refusal) => return Err(refuse(spec, &refusal)),
         };
-        let mut tokenizer = Box::new(Tokenizer::from_bytes(tokenizer_json).map_err(bad)?);
-        let special = tokenizer.get_post_processor().map_or(0, |p| p.added_tokens(false));
+        let special = tokenizer.special();
         if spec.max_tokens <= special {
             let expected = format!("more than the {special} special tokens that {} adds", spec.tokenizer);
             return Err(PreprocessError::spec("encoder.text.max_tokens", spec.max_tokens, expected));
         }
-        tokenizer.with_padding(None);
-        let truncation = TruncationParams {
-            direction: TruncationDirection::Right,
-            max_length: spec.max_tokens,
-            strategy: TruncationStrategy::LongestFirst,
-            stride: 0,
-        };
-        tokenizer.with_truncation(Some(truncation)).map_err(bad)?;
         Ok(TextPreprocessor {
             tokenizer,
             shape: [1, spec.max_tokens],
@@ -86,7 +87,11 @@ impl TextPreprocessor {
     /// Every id of the tokenizer lies below this: rows that the model's embedding table needs.
     #[must_use]
     pub fn id_end(&self) -> u32 {
-        self.tokenizer.get_vocab(true).values().max().map_or(0, |id| id.saturating_add(1))
+        match &self.tokenizer {
+            Kind::WordPiece(tokenizer) => tokenizer.id_end(),
+            #[cfg(feature = "tokenizers")]
+            Kind::Library(tokenizer) => tokenizer.get_vocab(true).values().max().map_or(0, |id| id.saturating_add(1)),
+        }
     }
 
     /// Turns `text` into the i64 tensor `out`, which is made to fit if it does not.
@@ -105,17 +110,22 @@ impl TextPreprocessor {
                 "text of {bytes} bytes holds nothing readable, expected words"
             )));
         }
-        let encoding = self
-            .tokenizer
-            .encode_fast(self.clean.as_str(), true)
-            .map_err(|e| PreprocessError::Sample(format!("text of {} bytes: tokenizer: {e}", self.clean.len())))?;
         let max_tokens = self.shape[1];
         if out.shape != self.shape || !matches!(out.data, TensorData::I64(_)) {
             *out = Tensor::zeros_i64(&self.shape);
         }
         let ids = out.as_i64_mut().expect("the tensor has just been made i64");
         ids.clear();
-        ids.extend(encoding.get_ids().iter().take(max_tokens).map(|id| i64::from(*id)));
+        match &mut self.tokenizer {
+            Kind::WordPiece(tokenizer) => tokenizer.encode(&self.clean, max_tokens, ids),
+            #[cfg(feature = "tokenizers")]
+            Kind::Library(tokenizer) => {
+                let encoding = tokenizer.encode_fast(self.clean.as_str(), true).map_err(|e| {
+                    PreprocessError::Sample(format!("text of {} bytes: tokenizer: {e}", self.clean.len()))
+                })?;
+                ids.extend(encoding.get_ids().iter().take(max_tokens).map(|id| i64::from(*id)));
+            }
+        }
         ids.resize(max_tokens, self.pad_id);
         Ok(())
     }
@@ -125,6 +135,48 @@ impl TextPreprocessor {
     pub fn truncated(&self) -> u64 {
         self.truncated
     }
+}
+
+impl Kind {
+    /// Tokens that are added to every text.
+    fn special(&self) -> usize {
+        match self {
+            Kind::WordPiece(tokenizer) => tokenizer.special(),
+            #[cfg(feature = "tokenizers")]
+            Kind::Library(tokenizer) => tokenizer.get_post_processor().map_or(0, |p| p.added_tokens(false)),
+        }
+    }
+}
+
+fn refuse(spec: &TextSpec, refusal: &Refusal) -> PreprocessError {
+    let file = &spec.tokenizer;
+    PreprocessError::Spec(match refusal {
+        Refusal::Damaged(what) => format!("{file}: {what}; expected a tokenizer.json of the tokenizers library"),
+        Refusal::Kind { .. } => format!(
+            "{file}: {refusal}, expected a WordPiece model with BERT's normalizer and pre-tokenizer; for other kinds \
+             build with --features tokenizers"
+        ),
+    })
+}
+
+/// Any tokenizer of the library, without the file's padding and with the spec's truncation.
+#[cfg(feature = "tokenizers")]
+fn library(spec: &TextSpec, json: &[u8]) -> Result<Kind, PreprocessError> {
+    let bad = |e: tokenizers::Error| refuse(spec, &Refusal::Damaged(e.to_string()));
+    let mut tokenizer = Box::new(Tokenizer::from_bytes(json).map_err(bad)?);
+    tokenizer.with_padding(None);
+    let truncation = TruncationParams {
+        direction: TruncationDirection::Right,
+        max_length: spec.max_tokens,
+        strategy: TruncationStrategy::LongestFirst,
+        stride: 0,
+    };
+    let special = tokenizer.get_post_processor().map_or(0, |p| p.added_tokens(false));
+    // Too few tokens are the caller's to report.
+    if spec.max_tokens > special {
+        tokenizer.with_truncation(Some(truncation)).map_err(bad)?;
+    }
+    Ok(Kind::Library(tokenizer))
 }
 
 /// Bytes that claim to be UTF-8 as text: what is invalid becomes U+FFFD, which cleaning turns into a space.
@@ -161,14 +213,15 @@ mod tests {
     use super::*;
 
     /// Words of a closed list, lower-cased; id 0 pads, 1 is unknown.
-    const TOKENIZER: &str = r#"{
+    const TOKENIZER: &str = r###"{
         "version": "1.0", "truncation": null,
         "padding": {"strategy": {"Fixed": 99}, "direction": "Left", "pad_to_multiple_of": null,
                     "pad_id": 7, "pad_type_id": 0, "pad_token": "x"},
-        "added_tokens": [], "normalizer": {"type": "Lowercase"}, "pre_tokenizer": {"type": "Whitespace"},
-        "post_processor": null, "decoder": null,
-        "model": {"type": "WordLevel", "unk_token": "[unk]",
-                  "vocab": {"[pad]": 0, "[unk]": 1, "lost": 2, "my": 3, "card": 4, "fi": 5}}}"#;
+        "added_tokens": [], "normalizer": {"type": "BertNormalizer", "clean_text": true,
+            "handle_chinese_chars": true, "strip_accents": null, "lowercase": true},
+        "pre_tokenizer": {"type": "BertPreTokenizer"}, "post_processor": null, "decoder": null,
+        "model": {"type": "WordPiece", "unk_token": "[unk]", "continuing_subword_prefix": "##", "max_input_chars_per_word": 100,
+                  "vocab": {"[pad]": 0, "[unk]": 1, "lost": 2, "my": 3, "card": 4, "fi": 5}}}"###;
 
     fn spec() -> TextSpec {
         TextSpec { tokenizer: "tokenizer.json".into(), max_tokens: 5, pad_id: 0, max_bytes: 40, hold_ms: 0 }
@@ -237,5 +290,16 @@ mod tests {
         check(spec(), "{}", "tokenizer.json: ");
         check(spec(), "not json", "tokenizer.json: ");
         check(spec(), "", "tokenizer.json: ");
+        let unknown = TOKENIZER.replace(r#""unk_token": "[unk]""#, r#""unk_token": "[none]""#);
+        check(spec(), &unknown, "tokenizer.json: model.unk_token = \"[none]\" is not in its vocabulary");
+    }
+
+    #[cfg(not(feature = "tokenizers"))]
+    #[test]
+    fn other_tokenizers_are_refused_with_the_feature_to_build() {
+        let bpe = TOKENIZER.replace("WordPiece", "BPE");
+        let error = TextPreprocessor::new(&spec(), bpe.as_bytes()).unwrap_err().to_string();
+        assert!(error.starts_with("tokenizer.json: model = BPE, expected a WordPiece model"), "{error}");
+        assert!(error.contains("--features tokenizers"), "{error}");
     }
 }

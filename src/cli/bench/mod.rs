@@ -1,12 +1,15 @@
-//! `attendant bench`: one decision step of the bundle, stage by stage.
+//! `attendant bench`: one decision step of a bundle, stage by stage, or one model file.
 //!
 //! A step is what happens when every modality has something new: decode and preprocess, encode, fuse with leave-one-out
 //! contributions. Times are of this machine, in this run; compare only what was measured side by side.
+
+mod model;
 
 use std::io::{self, BufRead as _, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use attendant::bundle::Bundle;
 use attendant::capture::{image, wav};
 use attendant::pipeline::{Input, Options, Pipeline};
 use attendant::signal::Frame;
@@ -18,6 +21,8 @@ use super::{Common, Failure, out, outln, table};
 /// Arguments of `bench`.
 #[derive(Debug, Args)]
 pub struct BenchArguments {
+    /// An ONNX file or a bundle directory; the bundle in use if absent
+    path: Option<PathBuf>,
     /// Picture for the encoders that take one
     #[arg(long, value_name = "FILE")]
     image: Option<PathBuf>,
@@ -30,15 +35,34 @@ pub struct BenchArguments {
     /// Steps to time, after a tenth of them as warm-up
     #[arg(long, default_value_t = 500)]
     steps: u32,
+    /// For a model file: its inputs in the file's order, one option each; made-up values if absent
+    #[arg(long, value_name = "FILE.npy")]
+    input: Vec<PathBuf>,
+    /// For a model file: runs to time, after a tenth of them as warm-up
+    #[arg(long, default_value_t = 500)]
+    runs: u32,
+    /// For a model file: threads
+    #[arg(long, default_value_t = 1)]
+    threads: u32,
+    /// For a model file: another one to take turns with, such as its f32 twin; warns if the model is slower
+    #[arg(long, value_name = "OTHER.onnx", conflicts_with = "serve")]
+    vs: Option<PathBuf>,
     /// Read step counts on stdin, answer each with one line of JSON: for timing in turn with other programs
     #[arg(long)]
     serve: bool,
 }
 
-/// One line of the report, microseconds.
+/// One line of the report.
 #[derive(serde::Serialize)]
 struct Stage {
     stage: String,
+    #[serde(flatten)]
+    times: Times,
+}
+
+/// Quantiles, microseconds.
+#[derive(Clone, Copy, Debug, serde::Serialize)]
+struct Times {
     p50_us: f64,
     p90_us: f64,
     p99_us: f64,
@@ -54,6 +78,8 @@ struct Report {
     first_step_us: f64,
     peak_memory_kb: Option<u64>,
     stages: Vec<Stage>,
+    /// How the picture is decoded, if it is a JPEG, by encoder.
+    jpeg: Vec<(String, String)>,
 }
 
 /// The inputs of a step, read once.
@@ -65,7 +91,14 @@ struct Inputs {
 
 /// Runs the command.
 pub fn run(common: &Common, args: &BenchArguments) -> Result<ExitCode, Failure> {
-    let bundle = common.open_bundle()?;
+    if let Some(file) = args.path.as_deref().filter(|path| path.is_file()) {
+        return model::run(common, args, file);
+    }
+    if args.vs.is_some() || !args.input.is_empty() {
+        return Err(Failure::Usage("--vs and --input go with a model file; give MODEL.onnx".into()));
+    }
+    let dir = attendant::bundle::locate(args.path.as_deref().or(common.bundle.as_deref()))?;
+    let bundle = Bundle::open(&dir)?;
     let timer = NanoTimer::start();
     let mut pipeline = Pipeline::load(&bundle, &Options::default())?;
     let load_ms = timer.elapsed_ns() as f64 / 1e6;
@@ -97,7 +130,11 @@ pub fn run(common: &Common, args: &BenchArguments) -> Result<ExitCode, Failure> 
     let names: Vec<String> = pipeline.modalities().map(ToString::to_string).collect();
     let titles = names.iter().flat_map(|n| [format!("{n} preprocess"), format!("{n} encode")]);
     let titles = titles.chain(["fuse and contributions".into(), "step".into()]);
-    let stages = titles.zip(&mut times).filter(|(_, t)| !t.is_empty()).map(|(stage, t)| summarise(stage, t)).collect();
+    let stages = titles
+        .zip(&mut times)
+        .filter(|(_, t)| !t.is_empty())
+        .map(|(stage, t)| Stage { stage, times: Times::of(t) })
+        .collect();
     let report = Report {
         bundle: bundle.id.to_string(),
         cpu: super::doctor::cpu(),
@@ -106,6 +143,9 @@ pub fn run(common: &Common, args: &BenchArguments) -> Result<ExitCode, Failure> 
         first_step_us,
         peak_memory_kb: super::doctor::peak_memory_kb(),
         stages,
+        jpeg: (0..given.len())
+            .filter_map(|i| Some((names[i].clone(), pipeline.jpeg_decoding(i)?.to_string())))
+            .collect(),
     };
     if common.json {
         common.print_json(&report)?;
@@ -158,8 +198,7 @@ fn serve(
 ) -> Result<ExitCode, Failure> {
     for line in io::stdin().lock().lines() {
         let line = line.map_err(|e| Failure::Input(format!("stdin: {e}")))?;
-        let wrong = || Failure::Input(format!("stdin: {line:?} is no number of steps"));
-        let count: u32 = line.trim().parse().map_err(|_| wrong())?;
+        let count = count(&line)?;
         times.iter_mut().for_each(Vec::clear);
         let mut top = 0;
         for _ in 0..count {
@@ -172,10 +211,25 @@ fn serve(
     Ok(ExitCode::SUCCESS)
 }
 
-fn summarise(stage: String, ns: &mut [u64]) -> Stage {
-    ns.sort_unstable();
-    let at = |q: f64| ns[((ns.len() - 1) as f64 * q).round() as usize] as f64 / 1e3;
-    Stage { stage, p50_us: at(0.5), p90_us: at(0.9), p99_us: at(0.99), min_us: at(0.0) }
+/// The number of runs that a line of stdin asks for.
+fn count(line: &str) -> Result<u32, Failure> {
+    line.trim().parse().map_err(|_| Failure::Input(format!("stdin: {line:?} is no number of runs")))
+}
+
+impl Times {
+    /// Of at least one time in nanoseconds; sorts them.
+    fn of(ns: &mut [u64]) -> Self {
+        ns.sort_unstable();
+        let at =
+            |q: f64| ns.get((ns.len().saturating_sub(1) as f64 * q).round() as usize).map_or(0.0, |t| *t as f64 / 1e3);
+        Times { p50_us: at(0.5), p90_us: at(0.9), p99_us: at(0.99), min_us: at(0.0) }
+    }
+
+    /// A row of a table.
+    fn row(&self, title: &str) -> Vec<String> {
+        let us = [self.p50_us, self.p90_us, self.p99_us, self.min_us].map(|t| format!("{t:.1}"));
+        [vec![title.to_string()], us.to_vec()].concat()
+    }
 }
 
 fn print_report(report: &Report) -> Result<(), Failure> {
@@ -183,10 +237,10 @@ fn print_report(report: &Report) -> Result<(), Failure> {
     let memory = report.peak_memory_kb.map_or("unknown".into(), |kb| format!("{:.1} MB", kb as f64 / 1e3));
     outln!("load {:.1} ms, first step {:.0} us, peak memory {memory}\n", report.load_ms, report.first_step_us);
     let mut rows = vec![["stage", "p50 us", "p90 us", "p99 us", "min us"].map(String::from).to_vec()];
-    for s in &report.stages {
-        let us = [s.p50_us, s.p90_us, s.p99_us, s.min_us].map(|t| format!("{t:.1}"));
-        rows.push([vec![s.stage.clone()], us.to_vec()].concat());
-    }
+    rows.extend(report.stages.iter().map(|s| s.times.row(&s.stage)));
     out!("{}", table::render(&rows));
+    for (encoder, decoding) in &report.jpeg {
+        outln!("{encoder}: JPEG decoding of {decoding}");
+    }
     Ok(())
 }

@@ -1,23 +1,22 @@
-//! JPEG to 8-bit samples.
+//! Any JPEG to 8-bit samples, with the library.
 //!
-//! Owns the decoder's settings, its bounds and the buffer that its samples go to. The picture code calls it once a
-//! frame. It asks for luminance alone when no more is needed: chroma is then never transformed nor converted. The
-//! decoder is strict: a truncated file is an error, not a picture with a grey half.
+//! Owns the library's settings and bounds. It asks for luminance alone when no more is needed: chroma is then never
+//! transformed nor converted. The library is strict: a truncated file is an error, not a picture with a grey half. It
+//! allocates in every call.
 
 use zune_core::bytestream::ZCursor;
 use zune_core::colorspace::ColorSpace;
 use zune_core::options::DecoderOptions;
 use zune_jpeg::JpegDecoder;
 
-use super::PreprocessError;
-use super::image::MAX_IMAGE_SIDE;
+use crate::preprocess::PreprocessError;
+use crate::preprocess::image::MAX_IMAGE_SIDE;
 
-/// Pixels that one byte of a JPEG can stand for at most: every block of 8 x 8 needs at least one bit of luminance.
-const MAX_PIXELS_PER_BYTE: usize = 8 * 64;
+use super::MAX_PIXELS_PER_BYTE;
 
 /// A decoded JPEG: rows of `width * channels` bytes without padding.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Decoded<'a> {
+pub(in crate::preprocess) struct Decoded<'a> {
     pub width: usize,
     pub height: usize,
     /// 1: full-range luminance; 3: R G B.
@@ -26,7 +25,7 @@ pub(super) struct Decoded<'a> {
 }
 
 /// Decodes `data` into `buffer`, which grows once to the size of the camera's frames.
-pub(super) fn decode<'a>(
+pub(in crate::preprocess) fn decode<'a>(
     data: &[u8],
     want_gray: bool,
     buffer: &'a mut Vec<u8>,

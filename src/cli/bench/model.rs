@@ -1,0 +1,253 @@
+//! `attendant bench MODEL.onnx`: one model file, alone or in turn with another.
+//!
+//! Owns loading by the shapes that the file declares, inputs, and the report. Per-operator times are [`Operator`] rows:
+//! whatever the engine measures goes there; an engine that measures nothing leaves the table out.
+
+use std::io::{self, BufRead as _, Write as _};
+use std::path::Path;
+use std::process::ExitCode;
+
+use attendant::infer::{Dtype, InputFact, Model, inspect};
+use attendant::signal::{Tensor, TensorData};
+use attendant::time::NanoTimer;
+
+use super::super::{Common, Failure, doctor, npy, out, outln, table};
+use super::{BenchArguments, Times};
+
+/// Runs of one model in a row when two take turns.
+const TURN: u32 = 10;
+
+/// One step of the plan, over all timed runs.
+#[derive(Debug, serde::Serialize)]
+struct Operator {
+    node: String,
+    operator: String,
+    /// Instructions that its kernel uses.
+    tier: String,
+    mean_us: f64,
+    /// Of the time of all operators.
+    share: f64,
+    /// Multiply-accumulates of one run.
+    macs: u64,
+    gmac_per_s: f64,
+}
+
+#[derive(Debug, serde::Serialize)]
+struct Report {
+    model: String,
+    cpu: String,
+    threads: u32,
+    runs: u32,
+    load_ms: f64,
+    first_us: f64,
+    #[serde(flatten)]
+    times: Times,
+    /// Multiply-accumulates of one run; None while a shape is open.
+    macs: Option<u64>,
+    gmac_per_s: Option<f64>,
+    peak_memory_kb: Option<u64>,
+    operators: Vec<Operator>,
+    vs: Option<Versus>,
+}
+
+#[derive(Debug, serde::Serialize)]
+struct Versus {
+    model: String,
+    #[serde(flatten)]
+    times: Times,
+    /// Median of the model over the median of this one.
+    ratio: f64,
+}
+
+/// A model with everything that a run needs.
+struct Loaded {
+    name: String,
+    model: Model,
+    inputs: Vec<Tensor>,
+    outputs: Vec<Tensor>,
+    load_ms: f64,
+    macs: Option<u64>,
+}
+
+/// Runs the command for the model file `path`.
+pub fn run(common: &Common, args: &BenchArguments, path: &Path) -> Result<ExitCode, Failure> {
+    if args.threads != 1 {
+        return Err(Failure::Usage(format!("--threads = {}, expected 1: a model runs on one thread", args.threads)));
+    }
+    let mut loaded = Loaded::load(path, &args.input)?;
+    if args.serve {
+        return serve(&mut loaded);
+    }
+    let first_us = loaded.time()? as f64 / 1e3;
+    let mut other = args.vs.as_deref().map(|path| Loaded::load(path, &args.input)).transpose()?;
+    let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+    // The first tenth warms up.
+    let warm_up = args.runs / 10;
+    let mut done = 0;
+    while done < warm_up + args.runs {
+        let turn = TURN.min(warm_up + args.runs - done);
+        loaded.times(turn, &mut ours)?;
+        if let Some(other) = &mut other {
+            other.times(turn, &mut theirs)?;
+        }
+        done += turn;
+    }
+    let timed = |all: &mut Vec<u64>| Times::of(&mut all[warm_up as usize..]);
+    let times = timed(&mut ours);
+    let vs = other.map(|other| {
+        let theirs = timed(&mut theirs);
+        Versus { model: other.name, ratio: times.p50_us / theirs.p50_us, times: theirs }
+    });
+    let report = Report {
+        cpu: doctor::cpu(),
+        threads: args.threads,
+        runs: args.runs,
+        load_ms: loaded.load_ms,
+        first_us,
+        macs: loaded.macs,
+        gmac_per_s: loaded.macs.map(|macs| macs as f64 / times.p50_us / 1e3),
+        peak_memory_kb: doctor::peak_memory_kb(),
+        operators: Vec::new(),
+        model: loaded.name,
+        times,
+        vs,
+    };
+    if let Some(vs) = report.vs.as_ref().filter(|vs| vs.ratio > 1.0) {
+        log::warn!("{} takes {:.2} times as long as {}: use the latter here", report.model, vs.ratio, vs.model);
+    }
+    if common.json {
+        common.print_json(&report)?;
+    } else {
+        print_report(&report)?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+impl Loaded {
+    /// Loads `path` with the shapes that it declares, or with those of the `.npy` files in `given`.
+    fn load(path: &Path, given: &[std::path::PathBuf]) -> Result<Self, Failure> {
+        let inspection = inspect(path)?;
+        let name = path.display().to_string();
+        if !given.is_empty() && given.len() != inspection.inputs.len() {
+            let (expected, found) = (inspection.inputs.len(), given.len());
+            return Err(Failure::Usage(format!("{name} has {expected} inputs, {found} --input were given")));
+        }
+        let mut inputs = Vec::with_capacity(inspection.inputs.len());
+        for (i, info) in inspection.inputs.iter().enumerate() {
+            inputs.push(match given.get(i) {
+                Some(file) => npy::read_npy(file)?,
+                None => {
+                    // An open first dimension is a batch.
+                    let dims = info.shape.iter().enumerate().map(|(k, dim)| dim.or((k == 0).then_some(1)));
+                    let shape = dims.collect::<Option<Vec<usize>>>();
+                    made_up(info.dtype, shape.as_deref()).ok_or_else(|| {
+                        let (input, dtype) = (&info.name, info.dtype);
+                        Failure::Usage(format!(
+                            "{name}: input {input} is {dtype} with open dimensions or of a type that is not made up \
+                             here; give --input FILE.npy for every input, in the file's order"
+                        ))
+                    })?
+                }
+            });
+        }
+        let facts: Vec<InputFact<'_>> =
+            inputs.iter().map(|t| InputFact { name: None, dtype: Dtype::of(t), shape: &t.shape }).collect();
+        let timer = NanoTimer::start();
+        let model = Model::load(path, &facts)?;
+        let load_ms = timer.elapsed_ns() as f64 / 1e6;
+        Ok(Loaded { outputs: model.new_outputs(), name, model, inputs, load_ms, macs: inspection.macs })
+    }
+
+    /// Nanoseconds of one run.
+    fn time(&mut self) -> Result<u64, Failure> {
+        let inputs: heapless::Vec<&Tensor, 16> = self.inputs.iter().take(16).collect();
+        let timer = NanoTimer::start();
+        self.model.run(&inputs, &mut self.outputs)?;
+        Ok(timer.elapsed_ns())
+    }
+
+    fn times(&mut self, count: u32, into: &mut Vec<u64>) -> Result<(), Failure> {
+        for _ in 0..count {
+            into.push(self.time()?);
+        }
+        Ok(())
+    }
+}
+
+/// An input that is the same in every run of the program: f32 in [-1, 1), token 1, true. None for other types.
+fn made_up(dtype: &str, shape: Option<&[usize]>) -> Option<Tensor> {
+    let shape = shape?;
+    Some(match dtype {
+        "f32" => {
+            let mut tensor = Tensor::zeros_f32(shape);
+            let mut state = 1_u32;
+            for value in tensor.as_f32_mut()? {
+                // Numerical Recipes, 7.1.4: the high bits are random enough.
+                state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                *value = (state >> 8) as f32 / (1 << 23) as f32 - 1.0;
+            }
+            tensor
+        }
+        "i64" => {
+            let mut tensor = Tensor::zeros_i64(shape);
+            tensor.as_i64_mut()?.fill(1);
+            tensor
+        }
+        "bool" => {
+            let mut tensor = Tensor::zeros_bool(shape);
+            if let TensorData::Bool(values) = &mut tensor.data {
+                values.fill(true);
+            }
+            tensor
+        }
+        _ => return None,
+    })
+}
+
+fn serve(loaded: &mut Loaded) -> Result<ExitCode, Failure> {
+    for line in io::stdin().lock().lines() {
+        let line = line.map_err(|e| Failure::Input(format!("stdin: {e}")))?;
+        let mut times = Vec::new();
+        loaded.times(super::count(&line)?, &mut times)?;
+        let reply = serde_json::json!({ "run_ns": times });
+        let mut out = io::stdout().lock();
+        writeln!(out, "{reply}").and_then(|()| out.flush()).map_err(Failure::stdout)?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn print_report(report: &Report) -> Result<(), Failure> {
+    outln!("{} on {}, {} thread, {} runs", report.model, report.cpu, report.threads, report.runs);
+    let memory = report.peak_memory_kb.map_or("unknown".into(), |kb| format!("{:.1} MB", kb as f64 / 1e3));
+    outln!("load {:.1} ms, first inference {:.0} us, peak memory {memory}", report.load_ms, report.first_us);
+    if let (Some(macs), Some(rate)) = (report.macs, report.gmac_per_s) {
+        outln!("{:.2} million multiply-accumulates, {rate:.1} GMAC/s", macs as f64 / 1e6);
+    }
+    outln!();
+    let mut rows = vec![["model", "p50 us", "p90 us", "p99 us", "min us"].map(String::from).to_vec()];
+    rows.push(report.times.row(&report.model));
+    if let Some(vs) = &report.vs {
+        rows.push(vs.times.row(&vs.model));
+    }
+    out!("{}", table::render(&rows));
+    if let Some(vs) = &report.vs {
+        outln!("\nratio of medians {:.2}", vs.ratio);
+    }
+    if report.operators.is_empty() {
+        return Ok(());
+    }
+    let mut rows = vec![["operator", "node", "tier", "mean us", "share", "MACs", "GMAC/s"].map(String::from).to_vec()];
+    rows.extend(report.operators.iter().map(|o| {
+        vec![
+            o.operator.clone(),
+            o.node.clone(),
+            o.tier.clone(),
+            format!("{:.1}", o.mean_us),
+            format!("{:.1} %", o.share * 100.0),
+            o.macs.to_string(),
+            format!("{:.1}", o.gmac_per_s),
+        ]
+    }));
+    out!("\n{}", table::render(&rows));
+    Ok(())
+}

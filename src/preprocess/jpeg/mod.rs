@@ -1,0 +1,78 @@
+//! JPEG pictures.
+//!
+//! Owns the two ways to decode: the luminance decoder ([`LumaDecoder`]), which takes what a camera sends to an encoder
+//! that looks at luminance alone, and the library ([`library`]) for everything else. The picture code calls them once a
+//! frame. The luminance decoder exists because the picture an encoder takes is a tenth of a camera's: it decodes only
+//! the coefficients that survive the resampling, resamples without an inverse transform, steps over colour, and
+//! allocates nothing after the first frame of a size. No library does.
+//!
+//! | module | owns |
+//! |---|---|
+//! | [`header`] | segments, and which pictures the luminance decoder takes |
+//! | [`huffman`], [`standard`] | code tables |
+//! | [`bits`] | bytes to bits |
+//! | [`scan`] | blocks of coefficients, in their order |
+//! | [`resample`] | coefficients to resampled pixels |
+
+mod bits;
+mod header;
+mod huffman;
+pub(super) mod library;
+mod resample;
+mod scan;
+mod standard;
+#[cfg(test)]
+mod tests;
+
+pub(super) use header::Header;
+pub(super) use resample::Resampler;
+
+use super::PreprocessError;
+
+/// Pixels that one byte of a JPEG can stand for at most: every block of 8 x 8 needs at least one bit of luminance.
+const MAX_PIXELS_PER_BYTE: usize = 8 * 64;
+
+/// What is wrong with entropy-coded data.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+enum Damage {
+    #[error("the data ends before the picture does")]
+    Short,
+    #[error("a code that its table does not have")]
+    NoCode,
+    #[error("a block of more than 64 coefficients")]
+    LongBlock,
+    #[error("marker ff {0:02x} where a restart was due")]
+    Marker(u8),
+}
+
+/// Decodes luminance, with its tables and buffers.
+#[derive(Debug, Default)]
+pub(super) struct LumaDecoder {
+    tables: header::Tables,
+    scan: bits::Scan,
+    coefficients: scan::Coefficients,
+}
+
+impl LumaDecoder {
+    /// The header of `data`; None if the picture is one for the library.
+    pub fn header(&mut self, data: &[u8]) -> Option<Header> {
+        Header::read(data, &mut self.tables).filter(|header| header.fits(data.len()))
+    }
+
+    /// Decodes the picture whose header was read last and resamples it into `out`, values in [0, 255].
+    ///
+    /// # Errors
+    /// [`PreprocessError::Sample`] for damaged data; `out` is then unspecified.
+    pub fn run(
+        &mut self,
+        data: &[u8],
+        header: &Header,
+        resampler: &mut Resampler,
+        out: &mut [f32],
+    ) -> Result<(), PreprocessError> {
+        let want = resampler.want().clone();
+        let each = |row: scan::BlockRow<'_>| resampler.push(row, out);
+        scan::read(data, header, &self.tables, &want, &mut self.scan, &mut self.coefficients, each)
+            .map_err(|e| PreprocessError::Sample(format!("jpeg of {} bytes: {e}; expected a whole JPEG", data.len())))
+    }
+}
