@@ -172,10 +172,10 @@ mod tests {
             let channels = 5;
             let spec = PoolSpec::new(
                 DataFormat::NCHW,
-                kernel.into(),
-                PaddingSpec::Explicit(pad.into(), pad.into()),
-                Some(dilation.into()),
-                Some(stride.into()),
+                TVec::from_slice(&kernel),
+                PaddingSpec::Explicit(TVec::from_slice(&pad), TVec::from_slice(&pad)),
+                Some(TVec::from_slice(&dilation)),
+                Some(TVec::from_slice(&stride)),
                 channels,
                 channels,
             );
