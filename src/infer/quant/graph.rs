@@ -9,7 +9,8 @@
 //! # Formulas
 //!
 //! `s` is a scale, `z` a zero point, `clamp` saturates to the output's integer type and then to [`Clamp`]. All f32 arithmetic
-//! is IEEE single precision in the written order, without fused multiply-add. `round` is half to even.
+//! is IEEE single precision in the written order, without fused multiply-add but where `fma(x, y, z)` is written. `round` is
+//! half to even.
 //!
 //! | operator | output |
 //! |---|---|
@@ -20,7 +21,7 @@
 //! | the same, f32 out | `acc as f32 * (s_x * s_w)`, then [`Clamp`] in real numbers |
 //! | `acc` (i32, wrapping) | `bias + sum((x - z_x) * (w - z_w))` |
 //! | DynamicFullyConnected, DynamicConv | `x` quantized as ONNX DynamicQuantizeLinear (u8), then `acc as f32 * (s_x * s_w) + bias`, then [`Clamp`] |
-//! | Add | `clamp(round((a - z_a) as f32 * (s_a / s_y) + (b - z_b) as f32 * (s_b / s_y)) + z_y)` |
+//! | Add | `clamp(round(fma((a - z_a) as f32, s_a / s_y, fma((b - z_b) as f32, s_b / s_y, z_y as f32))))`: as onnxruntime's QLinearAdd |
 //! | Mul | `clamp(round(((a - z_a) * (b - z_b)) as f32 * (s_a * s_b / s_y)) + z_y)` |
 //! | AveragePool | `clamp(round(sum(x - z_x) as f32 * (s_x / (s_y * n as f32))) + z_y)`, `n` values in the window |
 //! | MaxPool, Concat, Reshape, Transpose, Slice | values as they are, requantized first where parameters differ |

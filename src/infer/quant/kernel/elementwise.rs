@@ -106,6 +106,8 @@ pub(crate) enum Binary {
         a: f32,
         /// Of the second.
         b: f32,
+        /// The output's zero point in the model's type: rounded with the sum, so that ties are the model's.
+        zero: f32,
     },
     /// int8 product: factor of the product.
     Mul {
@@ -128,6 +130,13 @@ pub(crate) enum Binary {
     },
 }
 
+/// Half to even, below 2^22; more stays large.
+#[inline(always)]
+fn round(x: f32) -> f32 {
+    const ROUND: f32 = 12_582_912.0;
+    (x + ROUND) - ROUND
+}
+
 #[inline(always)]
 fn between(x: f32, lo: f32, hi: f32) -> f32 {
     let x = if x < lo { lo } else { x };
@@ -136,12 +145,18 @@ fn between(x: f32, lo: f32, hi: f32) -> f32 {
 
 widened! {
     /// Sum of two int8 rows of one length.
-    pub(crate) fn add(a: (&[Stored], i32, f32), b: (&[Stored], i32, f32), narrow: Narrow, out: &mut [Stored]) {
+    pub(crate) fn add(
+        a: (&[Stored], i32, f32),
+        b: (&[Stored], i32, f32),
+        zero: f32,
+        narrow: Narrow,
+        out: &mut [Stored],
+    ) {
         let (x, za, fa) = a;
         let (y, zb, fb) = b;
         for ((out, &x), &y) in out.iter_mut().zip(x).zip(y) {
-            let sum = (i32::from(x) - za) as f32 * fa + (i32::from(y) - zb) as f32 * fb;
-            *out = narrow.apply_number(sum);
+            let sum = ((i32::from(x) - za) as f32).mul_add(fa, ((i32::from(y) - zb) as f32).mul_add(fb, zero));
+            *out = narrow.apply_number(round(sum) - zero);
         }
     }
 }
@@ -160,7 +175,10 @@ widened! {
                 let fx = a.load(at_a + from * sa, sa, x);
                 let fy = b.load(at_b + from * sb, sb, y);
                 match op {
-                    Binary::Add { a, b } => x.iter_mut().zip(&*y).for_each(|(x, y)| *x = *x * a + *y * b),
+                    Binary::Add { a, b, zero } => {
+                        let sum = |x: f32, y: f32| round(x.mul_add(a, y.mul_add(b, zero))) - zero;
+                        x.iter_mut().zip(&*y).for_each(|(x, y)| *x = sum(*x, *y));
+                    }
                     Binary::Mul { factor } => x.iter_mut().zip(&*y).for_each(|(x, y)| *x = *x * *y * factor),
                     Binary::AddReal { lo, hi } => {
                         x.iter_mut().zip(&*y).for_each(|(x, y)| *x = between(*x * fx + *y * fy, lo, hi));

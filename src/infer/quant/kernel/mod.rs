@@ -108,11 +108,11 @@ macro_rules! widened {
 
             #[cfg(target_arch = "x86_64")]
             {
-                #[target_feature(enable = "avx2")]
+                #[target_feature(enable = "avx2,fma")]
                 #[allow(clippy::too_many_arguments)]
                 fn avx2($($arg: $ty),*) { body($($arg),*) }
                 if $crate::infer::quant::kernel::has_avx2(tier) {
-                    // SAFETY: the only requirement is AVX2, and the tier is taken from CPUs that have it.
+                    // SAFETY: the only requirement is AVX2 with FMA, and the tier is taken from CPUs that have them.
                     return unsafe { avx2($($arg),*) };
                 }
             }

@@ -206,6 +206,7 @@ pub(super) enum Task {
         len: usize,
         a_of: (i32, f32),
         b_of: (i32, f32),
+        zero: f32,
         narrow: Narrow,
     },
     /// Any two operands.
@@ -519,11 +520,11 @@ impl Task {
                 let ([source], [out]) = mem.access([x.buffer], [*out]);
                 elementwise::look_up(&source.stored()[x.start..][..*len], table, out.stored());
             }
-            Task::Add { a, b, out, len, a_of, b_of, narrow } => {
+            Task::Add { a, b, out, len, a_of, b_of, zero, narrow } => {
                 let ([ra, rb], [out]) = mem.access([a.buffer, b.buffer], [*out]);
                 let (ra, rb) = (&ra.stored()[a.start..][..*len], &rb.stored()[b.start..][..*len]);
                 let out = &mut out.stored()[..*len];
-                elementwise::add(tier, (ra, a_of.0, a_of.1), (rb, b_of.0, b_of.1), *narrow, out);
+                elementwise::add(tier, (ra, a_of.0, a_of.1), (rb, b_of.0, b_of.1), *zero, *narrow, out);
             }
             Task::Binary { op, nest, a, b, out } => {
                 let ([ra, rb], [write]) = mem.access([a.0.buffer, b.0.buffer], [out.0]);

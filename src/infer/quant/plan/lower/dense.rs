@@ -175,7 +175,7 @@ impl Lowering<'_> {
         let (kind_a, kind_b) = (self.kind(a)?, self.kind(b)?);
         let (op, kind) = match (&node.op, kind_a, kind_b, value.number) {
             (Op::Add { clamp }, Kind::Stored(pa, _), Kind::Stored(pb, _), Number::Int(y)) => {
-                let op = Binary::Add { a: pa.scale / y.scale, b: pb.scale / y.scale };
+                let op = Binary::Add { a: pa.scale / y.scale, b: pb.scale / y.scale, zero: y.zero_point as f32 };
                 (op, Kind::Stored(Params::from(y), Narrow::new(y, *clamp)))
             }
             (Op::Mul { clamp }, Kind::Stored(pa, _), Kind::Stored(pb, _), Number::Int(y)) => {
@@ -188,11 +188,11 @@ impl Lowering<'_> {
         };
         let reads = [slot_a.buffer, slot_b.buffer];
         let task = match (op, kind_a, kind_b, kind) {
-            (Binary::Add { a: fa, b: fb }, Kind::Stored(pa, _), Kind::Stored(pb, _), Kind::Stored(_, narrow))
+            (Binary::Add { a: fa, b: fb, zero }, Kind::Stored(pa, _), Kind::Stored(pb, _), Kind::Stored(_, narrow))
                 if dims.len() == 1 && strides_a == [1] && strides_b == [1] =>
             {
                 let (a_of, b_of) = ((pa.zero, fa), (pb.zero, fb));
-                Task::Add { a: slot_a, b: slot_b, out: buffer, len: dims[0], a_of, b_of, narrow }
+                Task::Add { a: slot_a, b: slot_b, out: buffer, len: dims[0], a_of, b_of, zero, narrow }
             }
             _ => {
                 let nest = Nest { dims, a: strides_a, b: strides_b };
