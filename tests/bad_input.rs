@@ -199,3 +199,60 @@ fn wrong_usage_says_what_is_right() {
         check("full disk", &["run", "--speed", "max", "--events", "/dev/full"], 5, &["/dev/full"]),
     ]);
 }
+
+#[test]
+fn devices_that_cannot_be_used_say_what_to_do() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = |name: &str, text: &str| {
+        let path = dir.path().join(name);
+        fs::write(&path, text).unwrap();
+        path.display().to_string()
+    };
+    let line = "line = { label = \"x\", number = 1 }\n";
+    let output = config("output.toml", &format!("[[output]]\non = \"ask\"\n{line}"));
+    let max = config("max.toml", "clock = \"max\"\n[source.camera]\nkind = \"v4l2\"\n");
+    let recorded =
+        config("recorded.toml", "[source.camera]\nkind = \"v4l2\"\n[source.mic]\nkind = \"recording\"\npath = \"a\"\n");
+    let mut failures = vec![
+        check(
+            "output without a device",
+            &["run", "--config", &output],
+            2,
+            &["[[output]] and [indicator] follow devices"],
+        ),
+        check(
+            "devices at full speed",
+            &["run", "--config", &max],
+            2,
+            &["--speed max", "devices deliver at their own speed"],
+        ),
+        check("a device beside a recording", &["run", "--config", &recorded], 2, &["a recording plays alone"]),
+    ];
+    if !cfg!(feature = "v4l") {
+        let named = ["source.camera", "driver feature v4l", "cargo build --release --features v4l,alsa,gpio"];
+        failures.push(check("a camera without its driver", &["run", "--camera", "/dev/video7"], 2, &named));
+    }
+    if !cfg!(feature = "alsa") {
+        failures.push(check(
+            "a microphone without its driver",
+            &["run", "--mic", "hw:CARD=x"],
+            2,
+            &["driver feature alsa"],
+        ));
+    }
+    if !cfg!(feature = "gpio") {
+        let lamp = config(
+            "lamp.toml",
+            &format!(
+                "[source.camera]\nkind = \"command\"\ncommand = [\"true\"]\nformat = \"gray\"\nwidth = 16\nheight = 16\n[indicator]\n{line}"
+            ),
+        );
+        failures.push(check(
+            "a lamp without its driver",
+            &["run", "--config", &lamp],
+            2,
+            &["[indicator]", "driver feature gpio"],
+        ));
+    }
+    assert_none(failures);
+}

@@ -23,8 +23,6 @@ use crate::time::{Clock, Micros, from_kernel, kernel_now};
 const SLICE_MS: u32 = 200;
 /// Of the card's own buffer: what an overrun needs to come about.
 const BUFFER_MS: u32 = 500;
-/// More channels than any microphone array on a board.
-const CHANNELS_MAX: u32 = 32;
 
 /// How a microphone is opened.
 #[derive(Clone, Debug)]
@@ -244,7 +242,7 @@ fn configure(pcm: &PCM, options: &Options) -> Result<Option<Setup>, alsa::Error>
         return Ok(None);
     };
     hw.set_format(format)?;
-    let channels = hw.set_channels_near(1)?.clamp(1, CHANNELS_MAX);
+    let channels = hw.set_channels_near(1)?.max(1);
     let rate_hz = hw.set_rate_near(options.sample_rate_hz, ValueOr::Nearest)?;
     let frames = |ms: u32| Frames::try_from(u64::from(rate_hz) * u64::from(ms) / 1000).unwrap_or(1).max(1);
     hw.set_period_size_near(frames(options.block_ms), ValueOr::Nearest)?;

@@ -49,6 +49,11 @@ impl Devices {
         self.sources.is_empty()
     }
 
+    /// Whether any GPIO line is to be set.
+    pub fn has_lines(&self) -> bool {
+        !self.outputs.is_empty() || self.indicator.is_some()
+    }
+
     /// A source of `kind` on the board's device, or on `device`.
     pub fn add(&mut self, name: &str, kind: SourceKind, device: Option<String>) {
         let spec = SourceSpec {

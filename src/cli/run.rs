@@ -185,6 +185,11 @@ fn run_with(common: &Common, args: &RunArguments) -> Result<ExitCode, Failure> {
         }
         return run_live(common, args, &mut pipeline, &clock, &stop);
     }
+    if args.devices.has_lines() {
+        let message =
+            "[[output]] and [indicator] follow devices; add a source of kind v4l2, command, alsa, lm75 or gpio";
+        return Err(Failure::Usage(message.into()));
+    }
     let pacing = if args.speed == Some(Speed::Max) { Pacing::Max } else { Pacing::RealTime };
     let mut seen = Seen::default();
     let mut segments = Vec::new();
