@@ -41,7 +41,7 @@ const ONLY_HERE: &[(&str, &[&str], &str)] = &[
 
 /// Files that may contain `unsafe`: int8 kernels, drivers, the counting allocators of a test and of benches.
 const UNSAFE_FILES: &[&str] =
-    &["src/infer/quant/", "src/capture/v4l.rs", "src/capture/alsa.rs", "tests/allocations.rs", "benches/"];
+    &["src/infer/quant/kernel/", "src/capture/v4l.rs", "src/capture/alsa.rs", "tests/allocations.rs", "benches/"];
 
 const COLUMNS_MAX: usize = 160;
 const LINES_MAX: usize = 1200;
@@ -425,8 +425,8 @@ fn each_thing_is_named_in_its_place_only() {
 fn unsafe_code_is_explained_and_in_its_place() {
     let block = format!("let x = {UNSAFE} {{ f() }};\n");
     check(unsafe_code, "src/fuse.rs", &format!("// SAFETY: checked\n{block}"), &["unsafe code belongs"]);
-    check(unsafe_code, "src/infer/quant/k.rs", &block, &["without a `// SAFETY:`"]);
-    check(unsafe_code, "src/infer/quant/k.rs", &format!("// SAFETY: checked\n{block}"), &[]);
+    check(unsafe_code, "src/infer/quant/kernel/k.rs", &block, &["without a `// SAFETY:`"]);
+    check(unsafe_code, "src/infer/quant/kernel/k.rs", &format!("// SAFETY: checked\n{block}"), &[]);
     check(unsafe_code, "src/fuse.rs", &format!("pub {UNSAFE} fn f() {{}}\n"), &["unsafe code belongs"]);
     check(unsafe_code, "src/fuse.rs", &format!("#![deny({UNSAFE}_op_in_{UNSAFE}_fn)]\n// {UNSAFE} {{\n"), &[]);
 }

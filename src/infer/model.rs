@@ -676,7 +676,6 @@ pub(super) fn build(proto: &ModelProto, inputs: &[FixedInput]) -> TractResult<Bu
     quant::depthwise_f32::rewrite(&mut typed, tier)?;
     quant::reset_recurrence_every_run(&mut typed);
     widen_outputs(&mut typed)?;
-    quant::depthwise_f32::rewrite(&mut typed, tier)?;
     let graph_outputs: Vec<&pb::ValueInfoProto> = proto.graph.iter().flat_map(|g| &g.output).collect();
     let mut infos = Ok(Vec::new());
     for (ix, output) in graph_outputs.iter().enumerate() {

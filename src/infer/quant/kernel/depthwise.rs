@@ -5,7 +5,7 @@
 
 use super::super::graph::Window;
 use super::super::tier::Tier;
-use super::product::{Block, Columns, Finish, Form, LANES, Packing, Shape, widen};
+use super::product::{Block, Finish, Form, LANES, Packing, Shape, widen};
 use super::{SLACK, Stored};
 
 /// Most taps of a kernel.
@@ -288,11 +288,6 @@ impl Depthwise {
                 unsafe { strips(tier, &row) };
             }
         }
-    }
-
-    /// Bias and factor in the order of the lanes; for tests and tools.
-    pub(crate) fn columns(&self) -> Columns<'_> {
-        Columns { bias: &self.bias, factor: &self.factor, offset: &[] }
     }
 }
 

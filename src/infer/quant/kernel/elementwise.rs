@@ -1,6 +1,5 @@
 //! Element by element: sums, products, tables, and between real numbers and int8.
 
-use super::product::Finish;
 use super::real::{gelu, layer_norm, softmax};
 use super::{Narrow, Params, Stored, widened};
 
@@ -325,9 +324,4 @@ pub(crate) fn shift(x: &[u8], by: u8, out: &mut [u8]) {
     for (y, &x) in out.iter_mut().zip(x) {
         *y = x.wrapping_add(by);
     }
-}
-
-/// Bounds of a fused activation on real numbers.
-pub(crate) fn real(lo: f32, hi: f32) -> Finish {
-    Finish::Real { lo, hi }
 }

@@ -151,23 +151,18 @@ fn run(graph: &Graph, tier: Tier, inputs: &[Tensor]) -> Vec<Vec<u8>> {
     let mut first = vec![];
     // Twice: what the first run leaves in the arena must not matter.
     for round in 0..2 {
-        let mut outputs: Vec<Vec<u32>> = graph.outputs.iter().map(|id| vec![0; size(id).div_ceil(4)]).collect();
-        {
-            let mut slices: Vec<&mut [u8]> = outputs
-                .iter_mut()
-                .zip(&graph.outputs)
-                .map(|(o, id)| {
-                    // SAFETY: bytes of a vector of u32, no more than it has.
-                    unsafe { std::slice::from_raw_parts_mut(o.as_mut_ptr().cast::<u8>(), size(id)) }
-                })
-                .collect();
-            plan.run(&mut state, &bytes, &mut slices).unwrap();
-        }
-        let outputs: Vec<Vec<u8>> = outputs
-            .iter()
+        // Room to begin at an address that f32 may have.
+        let mut memory: Vec<Vec<u8>> = graph.outputs.iter().map(|id| vec![0; size(id) + 3]).collect();
+        let mut slices: Vec<&mut [u8]> = memory
+            .iter_mut()
             .zip(&graph.outputs)
-            .map(|(o, id)| o.iter().flat_map(|w| w.to_ne_bytes()).take(size(id)).collect())
+            .map(|(bytes, id)| {
+                let skip = bytes.as_ptr().align_offset(4);
+                &mut bytes[skip..skip + size(id)]
+            })
             .collect();
+        plan.run(&mut state, &bytes, &mut slices).unwrap();
+        let outputs: Vec<Vec<u8>> = slices.iter().map(|s| s.to_vec()).collect();
         if round == 0 {
             first = outputs;
         } else {
