@@ -1,5 +1,6 @@
 //! Models that nobody here made: detectors, a voice activity model with carried state, a quantized classifier of another
-//! exporter. They are too large and not ours to ship: the tests look in `ATTENDANT_MODELS` and skip with a word.
+//! exporter. They are too large and not ours to ship: the tests look in the folder that
+//! `ATTENDANT_MODELS` names, or in `../shared/third-party`, and skip with a word.
 //!
 //! What onnxruntime makes of them comes from `tests/third_party.py`; inputs are `sin(i / 100)`.
 
@@ -11,7 +12,8 @@ use attendant::signal::Tensor;
 
 /// Where the models are, if they are.
 fn model(file: &str) -> Option<PathBuf> {
-    let dir = std::env::var_os("ATTENDANT_MODELS").unwrap_or_else(|| "/work/shared/third-party".into());
+    let beside = concat!(env!("CARGO_MANIFEST_DIR"), "/../shared/third-party");
+    let dir = std::env::var_os("ATTENDANT_MODELS").unwrap_or_else(|| beside.into());
     let path = PathBuf::from(dir).join(file);
     if !path.is_file() {
         println!("skipped: {} is not there; ATTENDANT_MODELS names the folder", path.display());

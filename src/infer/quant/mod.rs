@@ -15,10 +15,8 @@ pub(crate) mod depthwise_f32;
 pub(crate) mod graph;
 #[allow(dead_code)]
 pub mod island;
-#[allow(dead_code)]
 pub(crate) mod kernel;
 pub(crate) mod linear;
-#[allow(dead_code)]
 pub(crate) mod plan;
 pub(crate) mod real;
 #[cfg(test)]

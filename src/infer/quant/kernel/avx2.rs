@@ -6,7 +6,7 @@
 use std::arch::x86_64::*;
 
 use super::Narrow;
-use super::product::{Block, Finish, Form, Rows, Tile, walk};
+use super::product::{Block, Finish, Rows, Tile, walk};
 
 /// Pairs of i16, 8 columns a register.
 struct Avx2;
@@ -172,7 +172,6 @@ impl Tile for Avx2 {
 }
 
 impl super::depthwise::Strip for Avx2 {
-    const FORM: Form = Form::PairsAvx2;
     const PIXELS: usize = 4;
 
     #[inline(always)]
@@ -221,7 +220,7 @@ unsafe fn run<const V: usize, const WIDE: bool>(rows: &Rows<'_>, range: (usize, 
     unsafe { walk::<Avx2, V, WIDE>(rows, range, block, out) }
 }
 
-/// For [`Form::PairsAvx2`].
+/// For [`super::product::Form::PairsAvx2`].
 pub(super) fn kernel(lanes: usize, is_wide: bool) -> unsafe fn(&Rows<'_>, (usize, usize), &Block, *mut u8) {
     match (lanes, is_wide) {
         (8, false) => run::<1, false>,

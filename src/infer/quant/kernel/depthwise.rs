@@ -49,8 +49,6 @@ pub(crate) struct Taps<'a> {
 
 /// A tier's strip: `P` pixels of one block of 16 channels.
 pub(super) trait Strip {
-    /// Order of the weights.
-    const FORM: Form;
     /// Pixels at which it is best.
     const PIXELS: usize;
 

@@ -293,7 +293,6 @@ impl Tile for Matrix {
 }
 
 impl super::depthwise::Strip for Neon {
-    const FORM: Form = Form::Rows4;
     const PIXELS: usize = 5;
 
     #[inline(always)]

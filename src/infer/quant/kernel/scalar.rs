@@ -1,6 +1,6 @@
 //! The plain tile: what every other tier's tile must equal.
 
-use super::product::{Block, Finish, Form, Rows, Tile, walk};
+use super::product::{Block, Finish, Rows, Tile, walk};
 
 /// Pairs of i16, in plain Rust.
 struct Scalar;
@@ -71,7 +71,6 @@ impl Tile for Scalar {
 }
 
 impl super::depthwise::Strip for Scalar {
-    const FORM: Form = Form::Pairs;
     const PIXELS: usize = 1;
 
     #[inline(always)]
@@ -114,7 +113,7 @@ unsafe fn run<const V: usize, const WIDE: bool>(rows: &Rows<'_>, range: (usize, 
     unsafe { walk::<Scalar, V, WIDE>(rows, range, block, out) }
 }
 
-/// For [`Form::Pairs`].
+/// For [`super::product::Form::Pairs`].
 pub(super) fn kernel(lanes: usize, is_wide: bool) -> unsafe fn(&Rows<'_>, (usize, usize), &Block, *mut u8) {
     match (lanes, is_wide) {
         (8, false) => run::<1, false>,
