@@ -28,8 +28,8 @@ VOCABULARY = 8800
 WIDTH = 128
 HIDDEN = 256
 POOLS = 5
-TEACHER_EPOCHS = int(os.environ.get("ATTENDANT_TEACHER_EPOCHS", "3"))
-VARIANTS = 4
+TEACHER_EPOCHS = int(os.environ.get("ATTENDANT_TEACHER_EPOCHS", "2"))
+VARIANTS = 2
 EPOCHS = 8
 HELD_PER_INTENT = 4
 # Share of in-scope requests that the threshold may turn away, on the requests kept out of training.
