@@ -34,11 +34,11 @@ STALE_WRONG = np.array([0.35, 0.35, 0.12], np.float32)
 CARD_FRAMES = 5200
 # Share of everyday visits without a visitor, beyond the one in eleven that the labels give: more of it makes the kiosk less
 # easily roused by noise, and less sure of a weak voice.
-NOBODY = 0.05
+NOBODY = 0.0
 # How often a visitor uses a modality: the lower, the less an empty picture speaks against a voice.
-USED = 0.4
+USED = 0.33
 # The same for a microphone without a camera, which is where nothing else can contradict it.
-LONE_NOBODY = 0.6
+LONE_NOBODY = 0.89
 ROWS = 160_000
 EPOCHS = 6
 

@@ -29,8 +29,8 @@ WIDTH = 128
 HIDDEN = 256
 POOLS = 5
 TEACHER_EPOCHS = int(os.environ.get("ATTENDANT_TEACHER_EPOCHS", "2"))
-VARIANTS = 2
-EPOCHS = 8
+VARIANTS = 1
+EPOCHS = 7
 HELD_PER_INTENT = 4
 # Share of in-scope requests that the threshold may turn away, on the requests kept out of training.
 REJECTED_MAX = 0.02

@@ -443,7 +443,7 @@ def fit(model, mixer, epochs, epoch_rows, lr, batch_len=64, ema=0.995, note=""):
     return model.eval()
 
 
-def rows_of(data, exclude=None):
+def rows_of(data, exclude=None, recorded_digits=2.0):
     """What to train on, as (rows of the bank, how often relative to the others).
 
     Recorded digits weigh most: there are hardly more than five real voices that say any. Recorded parts and scraps weigh least: too many of
@@ -452,7 +452,7 @@ def rows_of(data, exclude=None):
     recorded, digit = np.isin(data.speaker, voices.FSDD_SPEAKERS), data.label != NONE
     kept = recorded & (data.speaker != exclude)
     espeak = data.speaker == "espeak"
-    groups = [(kept & digit, 2.0), (kept & ~digit, 0.3), (~recorded & espeak & digit, 0.8), (~recorded & ~espeak & digit, 1.0), (~recorded & ~digit, 0.65)]
+    groups = [(kept & digit, recorded_digits), (kept & ~digit, 0.3), (~recorded & espeak & digit, 0.8), (~recorded & ~espeak & digit, 1.0), (~recorded & ~digit, 0.65)]
     return [(torch.from_numpy(np.flatnonzero(rows)), times) for rows, times in groups]
 
 
@@ -569,10 +569,13 @@ def train(exclude_speaker=None, epochs=None, rows=40_000, scale=1.0, out=None):
     """
     began = time.monotonic()
     data, sets = bank(scale), evaluation_sets()
-    epochs = epochs or (5 if exclude_speaker else 12)
-    common.seed_all(31)
-    model = Speech()
-    fit(model, Mixer(data, rows_of(data, exclude_speaker), 31), epochs, rows, 3e-3, note=f" without {exclude_speaker}" if exclude_speaker else "")
+    cycles = ((epochs or (4 if exclude_speaker else 12), 3e-3, 2.0), (epochs or (2 if exclude_speaker else 7), 1.5e-3, 3.0))
+    # The second cycle starts where the first ended, at a lower rate and with more of the recorded digits.
+    for number, (count, rate, recorded) in enumerate(cycles):
+        common.seed_all(31 + number)
+        model = Speech() if number == 0 else model
+        note = (f" without {exclude_speaker}" if exclude_speaker else "") + f" cycle {number + 1}"
+        fit(model, Mixer(data, rows_of(data, exclude_speaker, recorded), 31 + number), count, rows, rate, note=note)
     folder = Path(out) if out else common.cache("loso", exclude_speaker, "x").parent if exclude_speaker else common.CACHE
     f32_path = folder / "speech.f32.onnx"
     int8_path = folder / "speech.int8.onnx" if exclude_speaker or out else common.BUNDLE / "speech.int8.onnx"
