@@ -9,7 +9,9 @@ Needs training/requirements.txt, espeak-ng, Debian's fonts, a Rust toolchain and
 """
 
 import argparse
+import hashlib
 import importlib
+import json
 import os
 import subprocess
 import sys
@@ -21,6 +23,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 from kiosk import common  # noqa: E402
 
 STAGES = ("card", "speech", "request", "fusion", "demo", "report")
+# The sources that decide what an encoder's stage makes. A stage that these sources have made already is kept, so that a run
+# that was interrupted goes on where it was; an empty training/.cache makes everything anew.
+SOURCES = {
+    "card": ("card", "cards", "common"),
+    "speech": ("speech", "voices", "speakers", "common"),
+    "request": ("request", "sentence_teacher", "text_augment", "common"),
+}
 
 
 def build_binary():
@@ -32,15 +41,38 @@ def build_binary():
     os.environ["ATTENDANT_BIN"] = str(target / "release" / "attendant")
 
 
+def stamp(name):
+    """(path of the stage's stamp, what it has to say): the hash of the sources and of the model in the bundle."""
+    folder = Path(__file__).resolve().parent / "kiosk"
+    sources = b"".join((folder / f"{module}.py").read_bytes() for module in SOURCES[name])
+    model = common.BUNDLE / f"{name}.int8.onnx"
+    made = common.sha256(model) if model.exists() else None
+    return common.cache("stages", f"{name}.json"), {"sources": hashlib.sha256(sources).hexdigest(), "model": made}
+
+
+def kept(name):
+    """The seconds that the stage took when these sources made the model that is in the bundle; None if they did not."""
+    if name not in SOURCES:
+        return None
+    path, now = stamp(name)
+    found = json.loads(path.read_text()) if path.exists() else {}
+    return found.pop("seconds") if {**now, "seconds": found.get("seconds")} == found and found.get("seconds") else None
+
+
 def run_stage(name):
-    """One stage; its module's `main()` does the work and prints its figures."""
+    """One stage; its module's `main()` does the work and prints its figures. Returns its seconds."""
+    seconds = kept(name)
+    if seconds is not None:
+        print(f"== {name}: kept, these sources made it in {seconds:.0f} s", flush=True)
+        return seconds
     start = time.monotonic()
     print(f"== {name}", flush=True)
-    # The modules read their own options from the command line.
-    sys.argv = [f"kiosk.{name}"]
     sys.argv = [name]  # a stage reads its own arguments when it is run alone
     importlib.import_module(f"kiosk.{name}").main()
     seconds = time.monotonic() - start
+    if name in SOURCES:
+        path, now = stamp(name)
+        common.write_json(path, now | {"seconds": seconds})
     print(f"== {name}: {seconds:.0f} s", flush=True)
     return seconds
 
@@ -58,6 +90,7 @@ def run_all():
             raise SystemExit(f"{log}: card ended with exit {card.returncode}:\n{log.read_text()[-2000:]}")
     finally:
         card.kill()
+    times["card"] = run_stage("card")
     times["encoders"] = time.monotonic() - start
     times |= {name: run_stage(name) for name in STAGES[3:]}
     common.write_json(common.cache("times.json"), {k: round(v) for k, v in times.items()})

@@ -7,11 +7,12 @@ they were never recorded together.
 
 import argparse
 import json
+from pathlib import Path
 
 import cv2
 import numpy as np
 
-from . import cards, common, voices
+from . import cards, common, mcapio, voices
 from .common import LABELS, NONE
 
 SEED = 20_2611
@@ -19,7 +20,15 @@ CARDS = 2000
 HARD_PER_CLIP = 4
 VISITS = 1000
 NOISE_S = 30 * 60
+NOISE_DRAWS = 4
+# Digits of the stream come this far apart, so that no decision of one can be taken for the next one's.
+STREAM_SLOT_S = (3.4, 4.6)
+PEOPLE_S = 10 * 60
+FPS = 5
 JPEG_QUALITY = 85
+# A recorded voice of Debian's package asterisk-prompt-it-menardi-wav, and a minute of English from Silero's tests (MIT), beside the data.
+PEOPLE = Path("/usr/share/asterisk/sounds/it_IT_f_Menardi")
+REAL_SPEECH = common.DATA.parent / "third-party" / "silero_test.wav"
 
 
 def folder(name):
@@ -75,15 +84,17 @@ def noisy(rng, clip, noises, snr_db):
     return voices.mix_at_snr(clip.audio, voices.loud_excerpt(rng, noise, len(clip.audio)), snr_db)
 
 
-def spoken(name, clips, snr_db=None):
-    """Spoken digits, clean or with ESC-10 fold 4 at `snr_db`."""
+def spoken(name, clips, snr_db=None, draws=(0,)):
+    """Spoken digits, clean or with ESC-10 fold 4 at `snr_db`; every clip once for each of `draws` of the noise."""
     out = folder(name)
     noises = voices.noises([4]) if snr_db is not None else None
     rows = []
-    for index, clip in enumerate(clips):
-        rng = np.random.default_rng((SEED, 3, index))
-        voices.write_wav(out / f"{index}.wav", clip.audio if snr_db is None else noisy(rng, clip, noises, snr_db))
-        rows.append({"audio": f"{index}.wav", "label": LABELS[clip.label]})
+    for draw in draws:
+        for index, clip in enumerate(clips):
+            rng = np.random.default_rng((SEED, 3, index, draw) if draw else (SEED, 3, index))
+            path = f"{index}-{draw}.wav"
+            voices.write_wav(out / path, clip.audio if snr_db is None else noisy(rng, clip, noises, snr_db))
+            rows.append({"audio": path, "label": LABELS[clip.label]})
     return write_rows(name, rows)
 
 
@@ -184,19 +195,94 @@ def false_alarms():
     return path
 
 
-def all_sets():
-    """Every set of the report by name; files are made anew."""
+def people():
+    """Minutes of a recorded person who says no digit and was never trained on, a 16 kHz WAV; None where Debian's prompts are not installed."""
+    files = sorted(PEOPLE.rglob("*.wav")) if PEOPLE.exists() else []
+    files = [f for f in files if f.relative_to(PEOPLE).parts[0] not in ("digits", "silence") and "tone" not in f.name]
+    if not files:
+        return None
+    rng = np.random.default_rng((SEED, 9))
+    parts, length = [], 0
+    while length < PEOPLE_S * voices.RATE_HZ:
+        x = voices.read(files[int(rng.integers(len(files)))]) * rng.uniform(0.2, 1.0)
+        parts += [x.astype(np.float32), np.zeros(int(rng.uniform(0.1, 1.2) * voices.RATE_HZ), np.float32)]
+        length += len(parts[-1]) + len(parts[-2])
+    path = folder("people") / "people.wav"
+    voices.write_wav(path, np.concatenate(parts)[: PEOPLE_S * voices.RATE_HZ])
+    return path
+
+
+def digit_stream(name, snr_db=None):
+    """FSDD index 0-4 one after the other, the hiss of a quiet room between them or, with `snr_db`, ESC-10 fold 4 at that SNR throughout.
+
+    A 16 kHz WAV; `truth.json` beside it lists [start s, end s, label].
+    """
+    rng = np.random.default_rng((SEED, 10))
     clips = test_clips()
+    noises = voices.noises([4])
+    parts, truth, at = [], [], 0
+    for k in rng.permutation(len(clips)):
+        clip = 0.5 * clips[k].audio / max(float(np.abs(clips[k].audio).max()), 1e-6) * float(10 ** rng.uniform(-0.5, 0.2))
+        slot = int(rng.uniform(*STREAM_SLOT_S) * voices.RATE_HZ)
+        start = int(rng.uniform(0.4, 0.9) * voices.RATE_HZ)
+        clip = clip[: slot - start]
+        x = 0.001 * rng.standard_normal(slot).astype(np.float32)
+        if snr_db is not None:
+            noise = voices.loud_excerpt(rng, noises[int(rng.integers(len(noises)))], slot)
+            under = noise[start : start + len(clip)]
+            power = max(float(np.mean(under**2)), 0.1 * float(np.mean(noise**2)))
+            x += noise * float(np.sqrt(np.mean(clip**2) / power)) * 10 ** (-snr_db / 20)
+        x[start : start + len(clip)] += clip
+        truth.append([(at + start) / voices.RATE_HZ, (at + start + len(clip)) / voices.RATE_HZ, LABELS[clips[k].label]])
+        parts.append(np.clip(x, -1, 1).astype(np.float32))
+        at += slot
+    path = folder(name) / "digits.wav"
+    voices.write_wav(path, np.concatenate(parts))
+    (path.parent / "truth.json").write_text(json.dumps(truth) + "\n")
+    return path
+
+
+def with_camera(name, wav):
+    """The sound of `wav` beside a camera that sees empty scenes, a new one every 20 s, as a recording."""
+    sound = (np.clip(voices.read(wav), -1, 1) * 32767).astype(np.int16)
+    seconds = len(sound) / voices.RATE_HZ
+    block = voices.RATE_HZ // 10
+    path = folder(name) / "recording.mcap"
+    with mcapio.DemoWriter(path) as out:
+        for frame in range(int(seconds * FPS)):
+            scene, step = divmod(frame, 20 * FPS)
+            if step == 0:
+                rng = np.random.default_rng((SEED, 11, scene))
+                still = cards.render(rng, None, "empty", size=(320, 240), color=True)
+                noisy_stills = [np.clip(still + rng.normal(0, 1.5, still.shape), 0, 255).astype(np.uint8) for _ in range(4)]
+                pictures = [cv2.imencode(".jpg", f, [cv2.IMWRITE_JPEG_QUALITY, 70])[1].tobytes() for f in noisy_stills]
+            out.jpeg(frame / FPS, pictures[frame % 4], 320, 240)
+        for k in range(0, len(sound) - block + 1, block):
+            out.audio(k / voices.RATE_HZ, sound[k : k + block], voices.RATE_HZ)
+    return path
+
+
+def all_sets():
+    """Every set of the report by name; files are made anew. A set whose material is not installed is None."""
+    clips = test_clips()
+    alarms, digits = false_alarms(), digit_stream("digit_stream")
     return {
         "mnist": mnist(),
         "cards": rendered(),
         "speech_clean": spoken("speech_clean", clips),
         "speech_0db": spoken("speech_0db", clips, 0.0),
+        "speech_0db_more": spoken("speech_0db_more", clips, 0.0, range(1, NOISE_DRAWS + 1)),
         "clinc": clinc(),
         "hard": hard("hard", clips),
         "hard_text": hard("hard_text", clips, with_text=True),
         "visits": visits(),
-        "false_alarms": false_alarms(),
+        "false_alarms": alarms,
+        "false_alarms_camera": with_camera("false_alarms_camera", alarms),
+        "people": people(),
+        "real_speech": REAL_SPEECH if REAL_SPEECH.exists() else None,
+        "digit_stream": digits,
+        "digit_stream_10db": digit_stream("digit_stream_10db", 10.0),
+        "digit_stream_camera": with_camera("digit_stream_camera", digits),
     }
 
 

@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from . import card, cards, common, request, speech, text_augment, voices
+from . import card, cards, common, request, speakers, speech, text_augment, voices
 from .common import LABELS, NONE
 
 SEED = 3011
@@ -34,11 +34,11 @@ STALE_WRONG = np.array([0.35, 0.35, 0.12], np.float32)
 CARD_FRAMES = 5200
 # Share of everyday visits without a visitor, beyond the one in eleven that the labels give: more of it makes the kiosk less
 # easily roused by noise, and less sure of a weak voice.
-NOBODY = 0.05
+NOBODY = 0.0
 # How often a visitor uses a modality: the lower, the less an empty picture speaks against a voice.
-USED = 0.4
-# The same for a microphone without a camera: 0.4 halves the false decisions of a room full of talk and costs a point of speech alone.
-LONE_NOBODY = 0.0
+USED = 0.33
+# The same for a microphone without a camera, which is where nothing else can contradict it.
+LONE_NOBODY = 0.89
 ROWS = 160_000
 EPOCHS = 6
 
@@ -125,7 +125,7 @@ def card_bank() -> Bank:
 def speech_inputs():
     """Tensors, labels, hard, fresh, speaker: recorded digits that the speech encoder was not trained on, at many levels of
     noise; other words, cut digits and noise alone as `none`."""
-    source = Path(voices.__file__).read_text() + Path(__file__).read_text().split("def speech_inputs")[1].split("\ndef speech_bank")[0] + " ".join(STRANGE_WORDS)
+    source = Path(voices.__file__).read_text() + Path(speakers.__file__).read_text() + Path(__file__).read_text().split("def speech_inputs")[1].split("\ndef speech_bank")[0] + " ".join(STRANGE_WORDS)
     key = common.hashlib.sha256(source.encode()).hexdigest()[:12]
     path = common.cache("fusion", f"speech-inputs-{key}.npz")
     if not path.exists():
@@ -168,15 +168,22 @@ def speech_inputs():
         return tuple(stored[name] for name in ("x", "label", "hard", "fresh", "who"))
 
 
-def strangers(rng, noises, count: int = 2400):
-    """Windows of a live stream of STRANGE_WORDS with pauses, half of it over noise: whole words, cut words, two words."""
+def strangers(rng, noises, count: int = 3000):
+    """Windows of a live stream of STRANGE_WORDS with pauses and of a recorded person, half of it over noise: whole words, cut words, two words."""
     known = set(voices.WORDS) | set(voices.HELD_OUT_WORDS) | set(voices.DIGITS)
     parts = []
     for word in [w for w in dict.fromkeys(STRANGE_WORDS) if w not in known]:
         for _ in range(2):
-            voice = f"{rng.choice(voices.ENGLISH)}+{rng.choice(voices.VARIANTS)}"
-            said = voices.say(word, voice, int(rng.integers(100, 200)), int(rng.integers(20, 85)))
+            if rng.random() < 0.5:
+                voice = f"{rng.choice(voices.ENGLISH)}+{rng.choice(voices.VARIANTS)}"
+                said = voices.say(word, voice, int(rng.integers(100, 200)), int(rng.integers(20, 85)))
+            else:
+                said = speakers.flite(word, str(rng.choice(speakers.FLITE)), float(rng.uniform(0.75, 1.4)), int(rng.integers(90, 200)))
             parts += [said * float(rng.uniform(0.2, 1.0)), np.zeros(int(rng.uniform(0.05, 0.8) * voices.RATE_HZ), np.float32)]
+    person = [c for c in speakers.prompts(speakers.STRANGER) if len(c.audio) < 8 * voices.RATE_HZ]
+    for i in rng.choice(len(person), 150, replace=False):
+        said = person[i].audio / max(float(np.abs(person[i].audio).max()), 1e-6)
+        parts += [said * float(rng.uniform(0.2, 1.0)), np.zeros(int(rng.uniform(0.05, 0.8) * voices.RATE_HZ), np.float32)]
     talk = np.concatenate(parts)
     for start in np.sort(rng.integers(0, len(talk) - voices.WINDOW, count)):
         x = talk[start : start + voices.WINDOW].copy()

@@ -15,6 +15,10 @@ from safetensors.torch import load_file
 from tokenizers import Tokenizer
 from torch import nn
 
+from . import common
+
+HALF = common.bf16_is_native()
+STATE_DTYPE = torch.bfloat16 if HALF else torch.float32
 WIDTH, HEADS, LAYERS = 384, 12, 6
 MAX_PIECES = 40
 # Layers that keep their weights: their outputs are computed once, which makes fine-tuning affordable on two cores.
@@ -81,16 +85,16 @@ class Teacher(nn.Module):
         self.intents, self.desks = nn.Linear(WIDTH, intents), nn.Linear(WIDTH, desks)
 
     def lower(self, ids: torch.Tensor) -> torch.Tensor:
-        """States [B, L, WIDTH] (bfloat16) of padded ids [B, L] (pad 0) behind the frozen layers."""
-        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        """States [B, L, WIDTH] (STATE_DTYPE) of padded ids [B, L] (pad 0) behind the frozen layers."""
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=HALF):
             x, bias = self.norm(self.words[ids] + self.places[: ids.shape[1]]), attention_bias(ids)
             for layer in self.layers[:FROZEN]:
                 x = layer(x, bias, 0.0)
-        return x.to(torch.bfloat16)
+        return x.to(STATE_DTYPE)
 
     def upper(self, x: torch.Tensor, ids: torch.Tensor, dropout: float = 0.0):
         """(unit-length sentence embedding, intent logits, desk logits) from the states of `lower`."""
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast("cpu", torch.bfloat16, enabled=HALF):
             bias = attention_bias(ids)
             for layer in self.layers[FROZEN:]:
                 x = layer(x, bias, dropout)
@@ -157,7 +161,7 @@ def lower_states(model: Teacher, rows, size: int = 64) -> list[torch.Tensor]:
 
 
 def stack(states: list[torch.Tensor], pick, length: int) -> torch.Tensor:
-    out = torch.zeros(len(pick), length, WIDTH, dtype=torch.bfloat16)
+    out = torch.zeros(len(pick), length, WIDTH, dtype=STATE_DTYPE)
     for place, i in enumerate(pick):
         out[place, : len(states[i])] = states[i]
     return out

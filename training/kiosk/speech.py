@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from . import common, voices
+from . import common, speakers, voices
 from .common import NONE
 
 MELS, FRAMES, STEP = 40, 97, 160
@@ -99,9 +99,12 @@ def speech_windows(rng, scale):
     """Yields (window, label, speaker, (start, end)) of the training bank. `scale` multiplies how many."""
     recorded = [c for c in voices.fsdd() if not c.test and c.index < VALIDATION_FROM]
     synthetic = [c for c in voices.synthetic() if not c.test]
+    more, people = speakers.synthetic(), speakers.prompts()
     digits = [c for c in synthetic if c.label != NONE]
-    words = [c for c in synthetic if c.label == NONE and " " not in c.text]
-    phrases = [c for c in synthetic if c.label == NONE and " " in c.text]
+    fine_digits = [c for c in more if c.label != NONE]
+    words = [c for c in synthetic + more if c.label == NONE and " " not in c.text]
+    phrases = [c for c in synthetic + more if c.label == NONE and " " in c.text]
+    talk = [c for c in people if c.label == NONE]
 
     def digit_rows(clips, times):
         for _ in range(times):
@@ -148,13 +151,40 @@ def speech_windows(rng, scale):
                 x, n = heard(rng, x)
                 yield *_placed(rng, x, n, "centred" if rng.random() < 0.4 else "whole"), NONE, c.speaker
 
+    def talking(clips, count):
+        # A live window is cut anywhere: words whole and cut, two at once, the end of a sentence.
+        by = {}
+        for c in clips:
+            by.setdefault(c.speaker, []).append(c)
+        seconds = {who: sum(len(c.audio) for c in spoken) for who, spoken in by.items()}
+        for who, spoken in by.items():
+            left = max(1, round(count * seconds[who] / sum(seconds.values())))
+            while left:
+                wanted, pieces = min(12.0, 1 + left / 2) * voices.RATE_HZ, []
+                while sum(map(len, pieces)) < wanted:
+                    c = spoken[int(rng.integers(len(spoken)))].audio[: 6 * voices.RATE_HZ]
+                    pieces += [c / max(float(np.abs(c).max()), 1e-6) * rng.uniform(0.3, 1.0), np.zeros(int(rng.uniform(0.03, 0.7) * voices.RATE_HZ), np.float32)]
+                x, _ = heard(rng, np.concatenate(pieces))
+                for _ in range(min(left, max(1, len(x) * 2 // voices.WINDOW))):
+                    left -= 1
+                    at = int(rng.integers(0, max(1, len(x) - voices.WINDOW)))
+                    w = np.zeros(voices.WINDOW, np.float32)
+                    cut = x[at : at + voices.WINDOW]
+                    w[: len(cut)] = cut
+                    yield w, (0, voices.WINDOW), NONE, who
+
     k = lambda n: max(1, round(n * scale))
-    yield from digit_rows(recorded, k(10))
-    yield from digit_rows(digits, k(4))
+    yield from digit_rows(recorded, k(8))
+    yield from digit_rows(digits, k(2))
+    yield from digit_rows(fine_digits, k(5))
+    yield from digit_rows([c for c in people if c.label != NONE], k(40))
     yield from parts(recorded, k(2))
-    yield from parts(digits, k(1))
+    yield from parts(digits + fine_digits, k(1))
     yield from others(words, k(1))
-    yield from others(phrases, k(5))
+    yield from others(phrases, k(2))
+    yield from others([c for c in talk if len(c.audio) < 1.2 * voices.WINDOW], k(3))
+    yield from talking([c for c in words + phrases], k(9000))
+    yield from talking(talk, k(8000))
     yield from scrambled(recorded, k(1))
 
 
@@ -193,7 +223,7 @@ def noise_windows(rng, folds=(1, 2, 3), scale=1.0):
 
 def bank(scale=1.0, seed=11):
     """The training bank, built once and cached."""
-    key = common.hashlib.sha256((Path(__file__).read_text().split("# --- the model")[0] + Path(voices.__file__).read_text() + f"{scale} {seed}").encode()).hexdigest()[:12]
+    key = common.hashlib.sha256((Path(__file__).read_text().split("# --- the model")[0] + Path(voices.__file__).read_text() + Path(speakers.__file__).read_text() + f"{scale} {seed}").encode()).hexdigest()[:12]
     path = common.cache("speech", f"bank-{key}.npz")
     if not path.exists():
         began = time.monotonic()
@@ -218,17 +248,17 @@ def bank(scale=1.0, seed=11):
 
 
 class Speech(nn.Module):
-    """[1, 40, 97] -> embedding [1, 64], logits [1, 11]. About 3.1 M multiply-adds; the GRU takes 25 steps.
+    """[1, 40, 97] -> embedding [1, 64], logits [1, 11]. About 4.2 M multiply-adds; the GRU takes 25 steps.
 
     Two convolutions over bands and time (a voice with other formants is the same picture a little higher), one that folds the
     bands into channels, one over time, the GRU, the mean of its outputs.
     """
 
-    def __init__(self, width=80, hidden=64, classes=11):
+    def __init__(self, width=96, hidden=64, classes=11):
         super().__init__()
         self.front = nn.Sequential(
-            nn.Conv2d(1, 16, 3, stride=2, padding=1), nn.ReLU(),
-            nn.Conv2d(16, 32, 3, stride=2, padding=1), nn.BatchNorm2d(32), nn.ReLU(),
+            nn.Conv2d(1, 24, 3, stride=2, padding=1), nn.ReLU(),
+            nn.Conv2d(24, 32, 3, stride=2, padding=1), nn.BatchNorm2d(32), nn.ReLU(),
             nn.Conv2d(32, width, (MELS // 4, 1)), nn.BatchNorm2d(width), nn.ReLU(),
         )
         self.middle = nn.Sequential(nn.Conv1d(width, width, 3, padding=1), nn.BatchNorm1d(width), nn.ReLU())
@@ -337,8 +367,10 @@ class Mixer:
         mode = torch.rand(n, generator=self.g)
         cut = (mode < 0.45)[:, None, None]  # noise over the clip only, as in the evaluation recipe
         cover = torch.where(cut, inside, torch.ones_like(inside))
-        noise = noise * cover
-        snr = torch.where(torch.rand(n, generator=self.g) < 0.7, self.uniform(n, -4, 14), self.uniform(n, 10, 40))
+        # The pause of a bark cannot be scaled to an SNR: such a row gets its neighbour's noise.
+        silent = level(noise, inside) < 0.05 * level(noise, torch.ones_like(inside))
+        noise = torch.where(silent[:, None, None], noise.roll(1, 0), noise) * cover
+        snr = torch.where(torch.rand(n, generator=self.g) < 0.75, self.uniform(n, -5, 11), self.uniform(n, 8, 40))
         gain = level(power, inside) / level(noise, inside).clamp(min=1e-12) / 10 ** (snr / 10)
         gain = torch.where(mode < 0.2, torch.zeros(n), gain).clamp(max=1e6)
         # Noise alone: the speech goes, the noise stays at a random level; a share of them as digital silence or nearly so.
@@ -411,15 +443,16 @@ def fit(model, mixer, epochs, epoch_rows, lr, batch_len=64, ema=0.995, note=""):
     return model.eval()
 
 
-def rows_of(data, exclude=None):
+def rows_of(data, exclude=None, recorded_digits=2.0):
     """What to train on, as (rows of the bank, how often relative to the others).
 
-    Recorded digits weigh most: five voices are all the real ones there are. Recorded parts and scraps weigh least: too many of them
-    teach that a real voice far from the five says nothing.
+    Recorded digits weigh most: there are hardly more than five real voices that say any. Recorded parts and scraps weigh least: too many of
+    them teach that a real voice far from the five says nothing.
     """
-    synthetic, digit = data.speaker == "espeak", data.label != NONE
-    recorded = ~synthetic & (data.speaker != exclude)
-    groups = [(synthetic & digit, 0.6), (synthetic & ~digit, 0.4), (recorded & digit, 2.0), (recorded & ~digit, 0.3)]
+    recorded, digit = np.isin(data.speaker, voices.FSDD_SPEAKERS), data.label != NONE
+    kept = recorded & (data.speaker != exclude)
+    espeak = data.speaker == "espeak"
+    groups = [(kept & digit, recorded_digits), (kept & ~digit, 0.3), (~recorded & espeak & digit, 0.8), (~recorded & ~espeak & digit, 1.0), (~recorded & ~digit, 0.65)]
     return [(torch.from_numpy(np.flatnonzero(rows)), times) for rows, times in groups]
 
 
@@ -536,10 +569,13 @@ def train(exclude_speaker=None, epochs=None, rows=40_000, scale=1.0, out=None):
     """
     began = time.monotonic()
     data, sets = bank(scale), evaluation_sets()
-    epochs = epochs or (5 if exclude_speaker else 12)
-    common.seed_all(31)
-    model = Speech()
-    fit(model, Mixer(data, rows_of(data, exclude_speaker), 31), epochs, rows, 3e-3, note=f" without {exclude_speaker}" if exclude_speaker else "")
+    cycles = ((epochs or (4 if exclude_speaker else 12), 3e-3, 2.0), (epochs or (2 if exclude_speaker else 7), 1.5e-3, 3.0))
+    # The second cycle starts where the first ended, at a lower rate and with more of the recorded digits.
+    for number, (count, rate, recorded) in enumerate(cycles):
+        common.seed_all(31 + number)
+        model = Speech() if number == 0 else model
+        note = (f" without {exclude_speaker}" if exclude_speaker else "") + f" cycle {number + 1}"
+        fit(model, Mixer(data, rows_of(data, exclude_speaker, recorded), 31 + number), count, rows, rate, note=note)
     folder = Path(out) if out else common.cache("loso", exclude_speaker, "x").parent if exclude_speaker else common.CACHE
     f32_path = folder / "speech.f32.onnx"
     int8_path = folder / "speech.int8.onnx" if exclude_speaker or out else common.BUNDLE / "speech.int8.onnx"

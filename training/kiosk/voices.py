@@ -309,7 +309,9 @@ def room(rng, x, keep_tail=True):
 
 def band_limit(rng, x):
     """A telephone (300-3400 Hz), a low-pass microphone, a small loudspeaker, or a tilt."""
-    n = len(x)
+    from scipy.fft import next_fast_len
+
+    n = next_fast_len(len(x), True)
     f = np.fft.rfftfreq(n, 1 / RATE_HZ)
     kind = rng.integers(4)
     if kind == 0:
@@ -322,7 +324,7 @@ def band_limit(rng, x):
         low, high = 20.0, 8000.0
     gain = 1 / np.sqrt(1 + (low / np.maximum(f, 1)) ** 6) / np.sqrt(1 + (f / high) ** 12)
     gain *= (np.maximum(f, 60) / 1000) ** rng.uniform(-0.7, 0.5)
-    y = np.fft.irfft(np.fft.rfft(x) * gain, n)
+    y = np.fft.irfft(np.fft.rfft(x, n) * gain, n)[: len(x)]
     return (y * np.sqrt(np.mean(x**2) / max(np.mean(y**2), 1e-12))).astype(np.float32)
 
 
