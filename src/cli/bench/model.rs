@@ -223,7 +223,7 @@ fn print_report(report: &Report) -> Result<(), Failure> {
     if let (Some(macs), Some(rate)) = (report.macs, report.gmac_per_s) {
         outln!("{:.2} million multiply-accumulates, {rate:.1} GMAC/s", macs as f64 / 1e6);
     }
-    outln!();
+    outln!("");
     let mut rows = vec![["model", "p50 us", "p90 us", "p99 us", "min us"].map(String::from).to_vec()];
     rows.push(report.times.row(&report.model));
     if let Some(vs) = &report.vs {
