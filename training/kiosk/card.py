@@ -29,7 +29,7 @@ NONE_SHARE = 0.2
 # What a picture without a digit shows: letters and scribbles are what gets read as one.
 NONE_WEIGHTS = {"text": 3, "scribble": 2, "blank": 1.5}
 CHUNK = 2_000
-EPOCHS = 8
+EPOCHS = 14
 BATCH = 128
 RATE = 4e-3
 SMOOTHING = 0.01

@@ -571,9 +571,10 @@ def train(exclude_speaker=None, epochs=None, rows=40_000, scale=1.0, out=None):
     data, sets = bank(scale), evaluation_sets()
     cycles = ((epochs or (4 if exclude_speaker else 12), 3e-3, 2.0), (epochs or (2 if exclude_speaker else 7), 1.5e-3, 3.0))
     # The second cycle starts where the first ended, at a lower rate and with more of the recorded digits.
+    model = None
     for number, (count, rate, recorded) in enumerate(cycles):
         common.seed_all(31 + number)
-        model = Speech() if number == 0 else model
+        model = model or Speech()
         note = (f" without {exclude_speaker}" if exclude_speaker else "") + f" cycle {number + 1}"
         fit(model, Mixer(data, rows_of(data, exclude_speaker, recorded), 31 + number), count, rows, rate, note=note)
     folder = Path(out) if out else common.cache("loso", exclude_speaker, "x").parent if exclude_speaker else common.CACHE
