@@ -135,7 +135,7 @@ impl Depthwise {
     /// Packs `taps` for a `window` over images of `size`.
     pub(crate) fn new(tier: Tier, size: Size, channels: usize, out: Size, window: Window, taps: &Taps<'_>) -> Self {
         let form = form(tier);
-        let is_flat = channels < LANES && LANES % channels == 0 && window.stride[1] == 1;
+        let is_flat = channels < LANES && LANES.is_multiple_of(channels) && window.stride[1] == 1;
         let lanes = if is_flat { LANES } else { channels };
         let count = window.kernel[0] * window.kernel[1];
         let order = Packing {

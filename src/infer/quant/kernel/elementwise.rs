@@ -315,7 +315,7 @@ widened! {
 /// Every value by a table.
 pub(crate) fn look_up(x: &[Stored], table: &[Stored; 256], out: &mut [Stored]) {
     for (y, &x) in out.iter_mut().zip(x) {
-        *y = table[usize::from(x as u8)];
+        *y = table[usize::from(x)];
     }
 }
 

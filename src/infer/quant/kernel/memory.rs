@@ -140,7 +140,7 @@ impl<'a> Write<'a> {
 
     /// The first `at` bytes, a multiple of four, and the rest.
     pub(crate) fn split(self, at: usize) -> (Write<'a>, Write<'a>) {
-        assert!(at % 4 == 0, "numbers would be cut");
+        assert!(at.is_multiple_of(4), "numbers would be cut");
         let (first, rest) = self.0.split_at_mut(at);
         (Write(first), Write(rest))
     }

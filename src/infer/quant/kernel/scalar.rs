@@ -15,7 +15,7 @@ unsafe fn finish(acc: &[i32], block: &Block, out: *mut u8) {
         unsafe {
             let x = acc as f32 * *block.factor.add(lane);
             match block.finish {
-                Finish::Narrow(narrow) => *out.add(lane) = narrow.apply_number(x) as u8,
+                Finish::Narrow(narrow) => *out.add(lane) = narrow.apply_number(x),
                 Finish::Real { lo, hi } => {
                     let x = if block.offset.is_null() { x } else { x + *block.offset.add(lane) };
                     let x = if x < lo { lo } else { x };
@@ -45,6 +45,7 @@ impl Tile for Scalar {
             for s in 0..block.segment_count {
                 let segment = *block.segments.add(s);
                 for u in 0..block.units {
+                    #[expect(clippy::needless_range_loop, reason = "the lane also addresses the weights")]
                     for lane in 0..lanes {
                         let slot = lane * 2;
                         let (w0, w1) = if WIDE {

@@ -448,7 +448,7 @@ fn moves(draw: &mut Draw) -> Graph {
             }
             1 => {
                 let len: usize = from.iter().product();
-                let first = (1..=len).filter(|d| len % d == 0).nth(draw.range(0, 1)).unwrap_or(1);
+                let first = (1..=len).filter(|d| len.is_multiple_of(*d)).nth(draw.range(0, 1)).unwrap_or(1);
                 b.node(Op::Reshape, &[x], &[first, len / first], next)
             }
             2 => {

@@ -85,7 +85,7 @@ impl Lowering<'_> {
             Op::LayerNorm { gain, .. } => gain.len(),
             Op::Affine { factor, offset } if factor.len().max(offset.len()) > 1 => factor.len().max(offset.len()),
             // Element-wise operators go in runs that fit the cache.
-            _ => (1..=512).rev().find(|l| total % l == 0).unwrap_or(1),
+            _ => (1..=512).rev().find(|l| total.is_multiple_of(*l)).unwrap_or(1),
         };
         if let (Op::Quantize, Number::Int(a)) = (&node.op, to)
             && let Some(done) = self.planes(node, a)?
