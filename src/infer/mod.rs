@@ -21,4 +21,4 @@ pub use error::{InferError, InferErrorKind};
 pub use inspect::{
     Inspection, IslandInfo, IslandStep, NodeInfo, Precision, TensorInfo, Unsupported, declared, inspect, inspect_bytes,
 };
-pub use model::{Dtype, InputFact, Model, OutputInfo};
+pub use model::{Dtype, InputFact, Model, OutputInfo, StepTime};

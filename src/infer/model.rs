@@ -108,6 +108,21 @@ pub struct OutputInfo {
     pub shape: Shape,
 }
 
+/// One step of an int8 island with the time it took.
+#[derive(Clone, Debug, PartialEq)]
+pub struct StepTime {
+    /// Name of the file's node.
+    pub node: String,
+    /// Operator, as the kernels call it.
+    pub operator: &'static str,
+    /// Instructions that it uses.
+    pub tier: String,
+    /// Multiply-accumulates of one run.
+    pub macs: u64,
+    /// Mean over the measured runs, nanoseconds.
+    pub mean_ns: f64,
+}
+
 /// An input that is fed from an output of the previous run.
 #[derive(Debug)]
 struct Carried {
@@ -259,6 +274,34 @@ impl Model {
             return Err(mismatch(format!("output `{name}` is {} {is}, expected {dtype} {want}", found.dtype)));
         }
         Ok(ix)
+    }
+
+    /// From here on every run measures the steps of its int8 islands by `clock`, in nanoseconds; this costs a reading a step.
+    pub fn measure_steps(&self, clock: fn() -> u64) {
+        for island in self.islands() {
+            island.measure(clock);
+        }
+    }
+
+    /// The steps measured since [`Model::measure_steps`], in the order of the plan. What runs outside islands is not among them.
+    #[must_use]
+    pub fn measured_steps(&self) -> Vec<StepTime> {
+        let mut steps = Vec::new();
+        for island in self.islands() {
+            let (runs, measured) = island.measured();
+            steps.extend(measured.into_iter().map(|m| StepTime {
+                node: m.step.name,
+                operator: m.step.operator,
+                tier: m.step.tier.to_string(),
+                macs: m.step.macs,
+                mean_ns: m.total_ns as f64 / runs.max(1) as f64,
+            }));
+        }
+        steps
+    }
+
+    fn islands(&self) -> impl Iterator<Item = &Island> {
+        self.state.model().nodes().iter().filter_map(|node| node.op_as::<Island>())
     }
 
     /// Tensors of the outputs' types and shapes, for [`Model::run`] to fill again and again.

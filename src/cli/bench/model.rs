@@ -1,7 +1,7 @@
 //! `attendant bench MODEL.onnx`: one model file, alone or in turn with another.
 //!
-//! Owns loading by the shapes that the file declares, inputs, and the report. Per-operator times are [`Operator`] rows:
-//! whatever the engine measures goes there; an engine that measures nothing leaves the table out.
+//! Owns loading by the shapes that the file declares, inputs, and the report. Per-operator times are [`Operator`] rows,
+//! measured in runs of their own after the timed ones; what runs outside int8 islands is one row, the difference.
 
 use std::io::{self, BufRead as _, Write as _};
 use std::path::Path;
@@ -25,7 +25,7 @@ struct Operator {
     /// Instructions that its kernel uses.
     tier: String,
     mean_us: f64,
-    /// Of the time of all operators.
+    /// Of the time of a run.
     share: f64,
     /// Multiply-accumulates of one run.
     macs: u64,
@@ -107,7 +107,7 @@ pub fn run(common: &Common, args: &BenchArguments, path: &Path) -> Result<ExitCo
         macs: loaded.macs,
         gmac_per_s: loaded.macs.map(|macs| macs as f64 / times.p50_us / 1e3),
         peak_memory_kb: doctor::peak_memory_kb(),
-        operators: Vec::new(),
+        operators: loaded.operators(args.runs)?,
         model: loaded.name,
         times,
         vs,
@@ -156,6 +156,37 @@ impl Loaded {
         let model = Model::load(path, &facts)?;
         let load_ms = timer.elapsed_ns() as f64 / 1e6;
         Ok(Loaded { outputs: model.new_outputs(), name, model, inputs, load_ms, macs: inspection.macs })
+    }
+
+    /// Where the time of `runs` further runs goes.
+    fn operators(&mut self, runs: u32) -> Result<Vec<Operator>, Failure> {
+        self.model.measure_steps(attendant::time::now_ns);
+        let mut times = Vec::new();
+        self.times(runs, &mut times)?;
+        let total_ns = times.iter().sum::<u64>() as f64 / f64::from(runs.max(1));
+        let row = |node: String, operator: &str, tier: String, mean_ns: f64, macs: u64| Operator {
+            node,
+            operator: operator.into(),
+            tier,
+            mean_us: mean_ns / 1e3,
+            share: mean_ns / total_ns,
+            macs,
+            gmac_per_s: macs as f64 / mean_ns.max(1.0),
+        };
+        let steps = self.model.measured_steps();
+        let rest_ns = (total_ns - steps.iter().map(|s| s.mean_ns).sum::<f64>()).max(0.0);
+        let macs = steps.iter().map(|s| s.macs).sum();
+        let rest_macs = self.macs.unwrap_or(macs).saturating_sub(macs);
+        let mut rows: Vec<Operator> =
+            steps.into_iter().map(|s| row(s.node, s.operator, s.tier, s.mean_ns, s.macs)).collect();
+        rows.push(row(
+            "outside int8 islands".into(),
+            "the engine and its f32 operators",
+            "f32".into(),
+            rest_ns,
+            rest_macs,
+        ));
+        Ok(rows)
     }
 
     /// Nanoseconds of one run.
@@ -232,9 +263,6 @@ fn print_report(report: &Report) -> Result<(), Failure> {
     out!("{}", table::render(&rows));
     if let Some(vs) = &report.vs {
         outln!("\nratio of medians {:.2}", vs.ratio);
-    }
-    if report.operators.is_empty() {
-        return Ok(());
     }
     let mut rows = vec![["operator", "node", "tier", "mean us", "share", "MACs", "GMAC/s"].map(String::from).to_vec()];
     rows.extend(report.operators.iter().map(|o| {
