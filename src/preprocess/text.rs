@@ -2,7 +2,7 @@
 //!
 //! Owns cleaning, Unicode normalising, tokenizing and padding. Called once an utterance by the pipeline, `eval` and the
 //! tensor export. It knows no language and corrects no spelling. Tokenizers that are not WordPiece are those of the
-//! `tokenizers` library, a Cargo feature: it adds 2.5 MB to the binary and allocates for every utterance.
+//! `tokenizers` library, a Cargo feature: it costs binary size and allocates for every utterance.
 
 use std::borrow::Cow;
 
