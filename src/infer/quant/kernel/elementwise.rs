@@ -313,9 +313,10 @@ widened! {
 }
 
 /// Every value by a table.
+#[allow(clippy::unnecessary_cast, reason = "stored bytes are signed on aarch64")]
 pub(crate) fn look_up(x: &[Stored], table: &[Stored; 256], out: &mut [Stored]) {
     for (y, &x) in out.iter_mut().zip(x) {
-        *y = table[usize::from(x)];
+        *y = table[usize::from(x as u8)];
     }
 }
 

@@ -9,13 +9,14 @@ struct Scalar;
 ///
 /// # Safety
 /// `out` must be good for `block.columns` results, the block's pointers for as many values.
+#[allow(clippy::unnecessary_cast, reason = "stored bytes are signed on aarch64")]
 unsafe fn finish(acc: &[i32], block: &Block, out: *mut u8) {
     for (lane, &acc) in acc.iter().enumerate().take(block.columns) {
         // SAFETY: the lane has a column.
         unsafe {
             let x = acc as f32 * *block.factor.add(lane);
             match block.finish {
-                Finish::Narrow(narrow) => *out.add(lane) = narrow.apply_number(x),
+                Finish::Narrow(narrow) => *out.add(lane) = narrow.apply_number(x) as u8,
                 Finish::Real { lo, hi } => {
                     let x = if block.offset.is_null() { x } else { x + *block.offset.add(lane) };
                     let x = if x < lo { lo } else { x };
