@@ -28,9 +28,9 @@ VOCABULARY = 8800
 WIDTH = 128
 HIDDEN = 256
 POOLS = 5
-TEACHER_EPOCHS = int(os.environ.get("ATTENDANT_TEACHER_EPOCHS", "2"))
-VARIANTS = 1
-EPOCHS = 7
+TEACHER_EPOCHS = int(os.environ.get("ATTENDANT_TEACHER_EPOCHS", "3"))
+VARIANTS = 4
+EPOCHS = 8
 HELD_PER_INTENT = 4
 # Share of in-scope requests that the threshold may turn away, on the requests kept out of training.
 REJECTED_MAX = 0.02
