@@ -256,3 +256,18 @@ fn devices_that_cannot_be_used_say_what_to_do() {
     }
     assert_none(failures);
 }
+
+#[test]
+fn kernels_that_the_cpu_has_not_are_refused_by_name_and_blamed_on_no_file() {
+    let run = |args: &[&str]| {
+        Command::new(env!("CARGO_BIN_EXE_attendant")).args(args).env("ATTENDANT_CPU", "sse9").output().unwrap()
+    };
+    let output = run(&["bench", "--text", "hello", "--steps", "1"]);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(3), "{stderr}");
+    assert!(stderr.contains("ATTENDANT_CPU") && stderr.contains("sse9") && stderr.contains("scalar"), "{stderr}");
+    assert!(!stderr.contains(".onnx"), "{stderr}");
+    let doctor = run(&["doctor"]);
+    assert_eq!(doctor.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&doctor.stdout).contains("sse9"));
+}

@@ -106,7 +106,11 @@ pub fn cpu() -> String {
 
 fn cpu_check() -> Check {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let text = format!("{}, {cores} cores", cpu());
+    let tier = match attendant::infer::kernel_tier() {
+        Ok(tier) => tier,
+        Err(e) => return check("cpu", Status::Fail, e.to_string()),
+    };
+    let text = format!("{}, {cores} cores, int8 kernels {tier}", cpu());
     if cores < BOARD.cpu.inference_threads {
         let wanted = BOARD.cpu.inference_threads;
         return check("cpu", Status::Warn, format!("{text}; the board file plans {wanted} inference threads"));

@@ -175,6 +175,7 @@ fn run_with(common: &Common, args: &RunArguments) -> Result<ExitCode, Failure> {
     if let Some(lang) = &args.lang {
         options.lang.clone_from(lang);
     }
+    log::info!("int8 kernels: {}", attendant::infer::kernel_tier()?);
     let mut pipeline = Pipeline::load(&bundle, &options)?;
     let stop = stop_on_signal()?;
     let from_terminal = args.text.as_deref() == Some(Path::new("-"));

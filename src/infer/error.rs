@@ -21,6 +21,12 @@ pub enum InferError {
         /// What the parser or the type checker says.
         reason: String,
     },
+    /// `ATTENDANT_CPU` names instructions that are unknown, or that this CPU has not.
+    #[error("{reason}; set it to one of these, or unset it")]
+    Cpu {
+        /// The variable, its value and what was expected.
+        reason: String,
+    },
     /// A node's operator is unknown to the engine.
     #[error("{model}: node `{node}` needs operator {op}, which is not supported; `attendant inspect` lists what is")]
     UnsupportedOp {

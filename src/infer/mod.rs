@@ -22,3 +22,11 @@ pub use inspect::{
     Inspection, IslandInfo, IslandStep, NodeInfo, Precision, TensorInfo, Unsupported, declared, inspect, inspect_bytes,
 };
 pub use model::{Dtype, InputFact, Model, OutputInfo, StepTime};
+
+/// The instructions that the integer kernels of this process use: the best the CPU has, or what `ATTENDANT_CPU` names.
+///
+/// # Errors
+/// [`InferError::Cpu`].
+pub fn kernel_tier() -> Result<String, InferError> {
+    quant::tier::Tier::current().map(|tier| tier.to_string()).map_err(|e| InferError::Cpu { reason: e.to_string() })
+}

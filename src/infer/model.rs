@@ -182,6 +182,8 @@ impl Model {
         inputs: &[InputFact<'_>],
         states: &[StateSpec],
     ) -> Result<Self, InferError> {
+        // A wrong choice of the CPU is not the file's fault.
+        super::kernel_tier()?;
         let mut proto = decode(name, bytes)?;
         onnx::prepare(&mut proto);
         check_operators(name, &proto)?;

@@ -73,6 +73,8 @@ struct Times {
 struct Report {
     bundle: String,
     cpu: String,
+    /// Instructions of the integer kernels.
+    kernels: String,
     steps: u32,
     load_ms: f64,
     first_step_us: f64,
@@ -138,6 +140,7 @@ pub fn run(common: &Common, args: &BenchArguments) -> Result<ExitCode, Failure> 
     let report = Report {
         bundle: bundle.id.to_string(),
         cpu: super::doctor::cpu(),
+        kernels: attendant::infer::kernel_tier()?,
         steps: args.steps,
         load_ms,
         first_step_us,
@@ -233,7 +236,7 @@ impl Times {
 }
 
 fn print_report(report: &Report) -> Result<(), Failure> {
-    outln!("{} on {}, {} steps", report.bundle, report.cpu, report.steps);
+    outln!("{} on {}, int8 kernels {}, {} steps", report.bundle, report.cpu, report.kernels, report.steps);
     let memory = report.peak_memory_kb.map_or("unknown".into(), |kb| format!("{:.1} MB", kb as f64 / 1e3));
     outln!("load {:.1} ms, first step {:.0} us, peak memory {memory}\n", report.load_ms, report.first_step_us);
     let mut rows = vec![["stage", "p50 us", "p90 us", "p99 us", "min us"].map(String::from).to_vec()];

@@ -36,6 +36,8 @@ struct Operator {
 struct Report {
     model: String,
     cpu: String,
+    /// Instructions of the integer kernels.
+    kernels: String,
     threads: u32,
     runs: u32,
     load_ms: f64,
@@ -100,6 +102,7 @@ pub fn run(common: &Common, args: &BenchArguments, path: &Path) -> Result<ExitCo
     });
     let report = Report {
         cpu: doctor::cpu(),
+        kernels: attendant::infer::kernel_tier()?,
         threads: args.threads,
         runs: args.runs,
         load_ms: loaded.load_ms,
@@ -248,7 +251,14 @@ fn serve(loaded: &mut Loaded) -> Result<ExitCode, Failure> {
 }
 
 fn print_report(report: &Report) -> Result<(), Failure> {
-    outln!("{} on {}, {} thread, {} runs", report.model, report.cpu, report.threads, report.runs);
+    outln!(
+        "{} on {}, int8 kernels {}, {} thread, {} runs",
+        report.model,
+        report.cpu,
+        report.kernels,
+        report.threads,
+        report.runs
+    );
     let memory = report.peak_memory_kb.map_or("unknown".into(), |kb| format!("{:.1} MB", kb as f64 / 1e3));
     outln!("load {:.1} ms, first inference {:.0} us, peak memory {memory}", report.load_ms, report.first_us);
     if let (Some(macs), Some(rate)) = (report.macs, report.gmac_per_s) {
