@@ -5,9 +5,10 @@
     pip install numpy onnx onnxruntime [ai-edge-litert] [matplotlib]
     python benches/peers/models.py [MODEL ...] [--folder DIR] [--rounds 10] [--plot ratios.png]
 
-Without --folder the models of zoo.py are made in target/zoo. With it, every NAME.onnx of the folder is taken; a
-NAME.tflite beside it is LiteRT's. Prints medians in microseconds and the ratios of medians, Attendant over the other:
-below 1 Attendant is faster. Machines are noisy: only numbers of one run compare.
+Without --folder, networks.py makes its networks in target/networks: f32, and QDQ with u8 activations, the form that is fastest in
+onnxruntime. With it, every NAME.onnx of the folder is taken. A NAME.tflite beside a NAME.onnx is LiteRT's (MLPerf Tiny publishes the
+first four). Prints medians in microseconds and the ratios of medians, Attendant over the other: below 1 Attendant is faster.
+Machines are noisy: only numbers of one run compare.
 """
 import argparse
 import json
@@ -21,8 +22,9 @@ import numpy as np
 import onnxruntime
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
-import zoo  # noqa: E402
+import networks  # noqa: E402
 
+FORM = "qdq.u8"
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 TYPES = {"tensor(float)": np.float32, "tensor(int64)": np.int64, "tensor(bool)": np.bool_}
 
@@ -132,10 +134,12 @@ def main():
 
     folder = args.folder
     if folder is None:
-        folder = ROOT / "target/zoo"
+        folder = ROOT / "target/networks"
         folder.mkdir(parents=True, exist_ok=True)
-        stems = {name.split(".")[0] for name in args.models} or set(zoo.MODELS)
-        zoo.make(folder, [name for name in zoo.MODELS if name in stems])
+        stems = {name.split(".")[0] for name in args.models} or set(networks.NETWORKS)
+        for name in (name for name in networks.NETWORKS if name in stems):
+            if not (folder / f"{name}.{FORM}.onnx").exists():
+                networks.make(folder, name, [FORM])
     paths = [p for p in sorted(folder.glob("*.onnx")) if not args.models or any(p.name.startswith(m) for m in args.models)]
     if not paths:
         sys.exit(f"{folder}: no NAME.onnx to measure")
