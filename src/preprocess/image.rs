@@ -154,14 +154,12 @@ impl ImagePreprocessor {
     /// [`PreprocessError::Sample`] for a frame whose sizes, stride or bytes do not make a picture; `out` is then
     /// unspecified but usable.
     pub fn run(&mut self, frame: &Frame, out: &mut Tensor) -> Result<(), PreprocessError> {
-        if frame.format == PixelFormat::Jpeg {
-            return self.run_jpeg(&frame.data, out);
-        }
         let samples = match frame.format {
+            PixelFormat::Jpeg => return self.run_jpeg(&frame.data, out),
             PixelFormat::Yuyv => Samples::Yuyv,
             PixelFormat::Nv12 => Samples::Nv12,
             PixelFormat::Rgb => Samples::Rgb,
-            PixelFormat::Gray | PixelFormat::Jpeg => Samples::Gray,
+            PixelFormat::Gray => Samples::Gray,
         };
         let plane = Plane { data: &frame.data, stride: frame.stride as usize };
         self.run_raw(samples, frame.width as usize, frame.height as usize, plane, Origin::Source, out)

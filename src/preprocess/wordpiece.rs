@@ -1,4 +1,4 @@
-//! WordPiece: cleaned text to token ids, as the `tokenizers` library does it, without an allocation.
+//! WordPiece: cleaned text to token ids, as the `tokenizers` library does it.
 //!
 //! Owns the kinds of `tokenizer.json` that BERT's family of small text encoders uses: BERT's normalizer and
 //! pre-tokenizer, a WordPiece model, and special tokens around the text. The text code calls it once an utterance. Other
@@ -171,15 +171,19 @@ impl WordPiece {
     /// Appends the ids of `text` to `out`, at most `tokens_max`, which is more than [`WordPiece::special`].
     pub fn encode(&mut self, text: &str, tokens_max: usize, out: &mut Vec<i64>) {
         self.ids.clear();
+        // What is beyond is cut off anyway, and a text may be long.
+        let kept = tokens_max - self.special();
         let mut rest = text;
-        while let Some((start, token, id)) = self.first_added(rest) {
-            self.encode_piece(&rest[..start]);
+        while self.ids.len() < kept
+            && let Some((start, token, id)) = self.first_added(rest)
+        {
+            self.encode_piece(&rest[..start], kept);
             self.ids.push(id);
             rest = &rest[start + token..];
         }
-        self.encode_piece(rest);
-        let kept = self.ids.len().min(tokens_max - self.special());
-        let ids = self.before.iter().chain(&self.ids[..kept]).chain(&self.after);
+        self.encode_piece(rest, kept);
+        self.ids.truncate(kept);
+        let ids = self.before.iter().chain(&self.ids).chain(&self.after);
         out.extend(ids.map(|id| i64::from(*id)));
     }
 
@@ -189,12 +193,16 @@ impl WordPiece {
         found.min_by_key(|(start, len, _)| (*start, std::cmp::Reverse(*len)))
     }
 
-    fn encode_piece(&mut self, text: &str) {
+    /// Appends the ids of `text`, until there are `kept`.
+    fn encode_piece(&mut self, text: &str, kept: usize) {
         let mut normalized = std::mem::take(&mut self.normalized);
         normalized.clear();
         self.normalizer.run(text, &mut normalized);
-        for word in normalized.split(char::is_whitespace) {
+        'words: for word in normalized.split(char::is_whitespace) {
             for part in word.split_inclusive(is_punctuation) {
+                if self.ids.len() >= kept {
+                    break 'words;
+                }
                 // The punctuation at the end of a part is a word of its own.
                 let mark = part.chars().next_back().filter(|c| is_punctuation(*c)).map_or(0, char::len_utf8);
                 let (letters, mark) = part.split_at(part.len() - mark);
@@ -423,6 +431,24 @@ mod tests {
             tokenizer.encode("2 8 2 8 2 8", 4, &mut ids);
             assert_eq!(ids, [5, 7, 8, 3]);
         }
+    }
+
+    #[test]
+    fn a_text_is_read_no_further_than_its_tokens_reach() {
+        let mut tokenizer = WordPiece::read(KIOSK).unwrap();
+        let mut all = Vec::new();
+        let text = TEXTS.join(" ");
+        tokenizer.encode(&text, TOKENS_MAX, &mut all);
+        for tokens_max in 1..all.len() {
+            let mut ids = Vec::new();
+            tokenizer.encode(&text, tokens_max, &mut ids);
+            assert_eq!(ids, all[..tokens_max]);
+        }
+        // Every added token is looked for in all that is left: this takes minutes unless it ends with the last id wanted.
+        let mut ids = Vec::new();
+        tokenizer.encode(&"[UNK]".repeat(200_000), 32, &mut ids);
+        assert_eq!(ids.len(), 32);
+        assert!(tokenizer.ids.capacity() < 10_000, "{}", tokenizer.ids.capacity());
     }
 
     #[test]

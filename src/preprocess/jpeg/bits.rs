@@ -18,7 +18,7 @@ impl Scan {
     /// Unstuffs one restart interval of `rest` and moves `rest` to the marker that ends it; without a marker, to its end.
     pub fn interval<'a>(&'a mut self, rest: &mut &[u8]) -> Bits<'a> {
         self.interval.clear();
-        // The first frame of a size sets the capacity.
+        // The largest frame so far sets the capacity.
         self.interval.reserve(rest.len() + PADDING);
         while let Some(at) = memchr::memchr(0xff, rest) {
             match rest.get(at + 1) {

@@ -7,7 +7,7 @@
 use crate::preprocess::image::MAX_IMAGE_SIDE;
 
 use super::huffman::{Class, Definition, Table};
-use super::{MAX_PIXELS_PER_BYTE, standard};
+use super::standard;
 
 const SOI: u8 = 0xd8;
 const EOI: u8 = 0xd9;
@@ -220,11 +220,6 @@ impl Header {
             (component.dc, component.ac) = (usize::from(tables >> 4), usize::from(tables & 15));
         }
         Some(())
-    }
-
-    /// Whether the data can hold so many pixels.
-    pub fn fits(&self, bytes: usize) -> bool {
-        self.width * self.height <= bytes.saturating_mul(MAX_PIXELS_PER_BYTE)
     }
 }
 

@@ -1,6 +1,6 @@
 //! Huffman tables: codes to runs and values, several codes a look-up where only their length matters.
 //!
-//! Owns the tables of ITU-T T.81, annex C, and the standard ones of annex K. Built once for a camera: every frame
+//! Owns the tables of ITU-T T.81, annex C. Built once for a camera: every frame
 //! carries the same definitions, which are compared, not built again. The scan code looks codes up here.
 
 use super::Damage;
@@ -84,7 +84,7 @@ impl Table {
             symbols: [0; 256],
             len: 0,
             lookup: Box::new([NO_CODE; 1 << LOOKUP_BITS]),
-            skip: vec![0; if class == Class::Ac { 1 << SKIP_BITS } else { 0 }],
+            skip: vec![NO_SKIP; if class == Class::Ac { 1 << SKIP_BITS } else { 0 }],
             limit: [0; CODE_BITS as usize + 1],
             offset: [0; CODE_BITS as usize + 1],
         }
@@ -93,6 +93,10 @@ impl Table {
     /// Makes this the table of `definition`; false, and no table at all, if that defines more codes than there can be or
     /// differences of a size that 8-bit samples do not have.
     pub fn define(&mut self, definition: Definition<'_>) -> bool {
+        // A table without codes decodes nothing, and is what one that could not be made looks like.
+        if definition.symbols.is_empty() {
+            return false;
+        }
         if self.counts == *definition.counts && self.symbols[..self.len] == *definition.symbols {
             return true;
         }
@@ -151,7 +155,11 @@ impl Table {
                 // The bits behind those that are known are zero here, and a symbol that needs them does not count.
                 let next = (first << bits & ((1 << SKIP_BITS) - 1)) << (CODE_BITS - SKIP_BITS);
                 match self.symbol(next as u32) {
-                    Some(s) if bits + s.code_bits + s.size <= SKIP_BITS => {
+                    // Runs that go past the block are left to `read`: their sum must not look like its end.
+                    Some(s)
+                        if bits + s.code_bits + s.size <= SKIP_BITS
+                            && (s.advance == END_OF_BLOCK || advance + s.advance <= LAST) =>
+                    {
                         bits += s.code_bits + s.size;
                         advance += s.advance;
                     }

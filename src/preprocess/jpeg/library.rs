@@ -12,7 +12,7 @@ use zune_jpeg::JpegDecoder;
 use crate::preprocess::PreprocessError;
 use crate::preprocess::image::MAX_IMAGE_SIDE;
 
-use super::MAX_PIXELS_PER_BYTE;
+use super::{can_hold, damaged};
 
 /// A decoded JPEG: rows of `width * channels` bytes without padding.
 #[derive(Clone, Copy, Debug)]
@@ -30,19 +30,14 @@ pub(in crate::preprocess) fn decode<'a>(
     want_gray: bool,
     buffer: &'a mut Vec<u8>,
 ) -> Result<Decoded<'a>, PreprocessError> {
-    let bad = |e: zune_jpeg::errors::DecodeErrors| {
-        PreprocessError::Sample(format!("jpeg of {} bytes: {e}; expected a whole JPEG", data.len()))
-    };
+    let bad = |e: zune_jpeg::errors::DecodeErrors| damaged(data, e);
     let side = MAX_IMAGE_SIDE as usize;
     let options = DecoderOptions::new_fast().set_strict_mode(true).set_max_width(side).set_max_height(side);
     let mut decoder = JpegDecoder::new_with_options(ZCursor::new(data), options);
     decoder.decode_headers().map_err(bad)?;
     let (width, height) = decoder.dimensions().unwrap_or((0, 0));
-    if width * height > data.len().saturating_mul(MAX_PIXELS_PER_BYTE) {
-        return Err(PreprocessError::Sample(format!(
-            "jpeg of {} bytes says it is {width} x {height}, which cannot fit; expected a whole JPEG",
-            data.len()
-        )));
+    if !can_hold(data.len(), width, height) {
+        return Err(damaged(data, format_args!("says it is {width} x {height}, which cannot fit")));
     }
     // From other colour spaces the decoder offers no way to luminance; their RGB is mixed after resizing.
     let luma = want_gray && matches!(decoder.input_colorspace(), Some(ColorSpace::YCbCr | ColorSpace::Luma));

@@ -4,7 +4,7 @@
 //! that looks at luminance alone, and the library ([`library`]) for everything else. The picture code calls them once a
 //! frame. The luminance decoder exists because the picture an encoder takes is a tenth of a camera's: it decodes only
 //! the coefficients that survive the resampling, resamples without an inverse transform, steps over colour, and
-//! allocates nothing after the first frame of a size. No library does.
+//! allocates nothing after the largest frame so far. No library does.
 //!
 //! | module | owns |
 //! |---|---|
@@ -32,6 +32,15 @@ use super::PreprocessError;
 /// Pixels that one byte of a JPEG can stand for at most: every block of 8 x 8 needs at least one bit of luminance.
 const MAX_PIXELS_PER_BYTE: usize = 8 * 64;
 
+/// Whether so many bytes can hold a picture of this size.
+fn can_hold(bytes: usize, width: usize, height: usize) -> bool {
+    width * height <= bytes.saturating_mul(MAX_PIXELS_PER_BYTE)
+}
+
+fn damaged(data: &[u8], what: impl std::fmt::Display) -> PreprocessError {
+    PreprocessError::Sample(format!("jpeg of {} bytes: {what}; expected a whole JPEG", data.len()))
+}
+
 /// What is wrong with entropy-coded data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 enum Damage {
@@ -56,7 +65,7 @@ pub(super) struct LumaDecoder {
 impl LumaDecoder {
     /// The header of `data`; None if the picture is one for the library.
     pub fn header(&mut self, data: &[u8]) -> Option<Header> {
-        Header::read(data, &mut self.tables).filter(|header| header.fits(data.len()))
+        Header::read(data, &mut self.tables).filter(|header| can_hold(data.len(), header.width, header.height))
     }
 
     /// Decodes the picture whose header was read last and resamples it into `out`, values in [0, 255].
@@ -73,6 +82,6 @@ impl LumaDecoder {
         let want = resampler.want().clone();
         let each = |row: scan::BlockRow<'_>| resampler.push(row, out);
         scan::read(data, header, &self.tables, &want, &mut self.scan, &mut self.coefficients, each)
-            .map_err(|e| PreprocessError::Sample(format!("jpeg of {} bytes: {e}; expected a whole JPEG", data.len())))
+            .map_err(|e| damaged(data, e))
     }
 }

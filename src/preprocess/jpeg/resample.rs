@@ -3,7 +3,7 @@
 //! Owns the weights of an [`Axis`] as weights of coefficients ([`BlockAxis`]) and the two passes ([`Resampler`]). A
 //! resampled pixel is a weighted sum of pixels, a pixel is a weighted sum of its block's coefficients, so a resampled
 //! pixel is a weighted sum of coefficients and no inverse transform is needed. When a picture is made smaller, the
-//! weights of high frequencies are next to nothing: [`plan`] finds how few diagonals of coefficients are enough, and the
+//! weights of high frequencies are next to nothing: [`diagonals`] finds how few diagonals of coefficients are enough, and the
 //! others need not be decoded. Sums are of f32 in a fixed order: the same on every CPU.
 
 use std::f64::consts::PI;

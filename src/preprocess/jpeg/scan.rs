@@ -152,7 +152,8 @@ pub(super) fn read(
                 }
             } else {
                 for _ in 0..luma.down * luma.across {
-                    decoder.dc += decoder.skip(luma_tables)?;
+                    // Wraps only where damage adds up; no 8-bit picture comes near.
+                    decoder.dc = decoder.dc.wrapping_add(decoder.skip(luma_tables)?);
                 }
             }
             for component in &header.components[1..] {
@@ -196,7 +197,7 @@ impl Decoder<'_> {
         let places = &into.places.0;
         let last = into.last;
         bits.refill();
-        self.dc += dc.read(&mut bits)?.value;
+        self.dc = self.dc.wrapping_add(dc.read(&mut bits)?.value);
         let mut k = 0;
         while k < last {
             // Enough bits for two.

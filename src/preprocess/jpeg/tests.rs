@@ -154,6 +154,18 @@ fn other_pictures_are_left_to_the_library() {
     left("four components", &changed(0xc0, 9, 4));
     left("part of the spectrum", &changed(0xda, 12, 5));
     left("codes that cannot be", &changed(0xc4, 5, 3));
+    // A table without codes, alone or behind one that could not be made, has nothing to look codes up in.
+    let empty = huffman::Definition { counts: &[0; 16], symbols: &[] };
+    let mut table = huffman::Table::new(huffman::Class::Ac);
+    assert!(!table.define(empty));
+    assert!(!table.define(huffman::Definition { counts: &[3; 16], symbols: &[0; 48] }) && !table.define(empty));
+    let chroma =
+        (0..OURS[2].1.len() - 5).find(|i| OURS[2].1[*i..].starts_with(&[0xff, 0xc4]) && OURS[2].1[i + 4] == 0x11);
+    let mut no_codes = OURS[2].1.to_vec();
+    let at = chroma.unwrap();
+    let length = usize::from(u16::from_be_bytes([no_codes[at + 2], no_codes[at + 3]]));
+    no_codes.splice(at + 2..at + 2 + length, [&[0, 19, 0x11][..], &[0; 16]].concat());
+    left("no codes", &no_codes);
     let mut rgb = OURS[0].1.to_vec();
     let adobe = [&[0xff, 0xee, 0, 14][..], b"Adobe", &[0, 100, 0, 0, 0, 0, 0]].concat();
     rgb.splice(2..2, adobe);
