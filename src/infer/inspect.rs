@@ -156,15 +156,15 @@ pub fn declared(path: &Path) -> Result<Vec<TensorInfo>, InferError> {
 pub fn inspect_bytes(name: &str, bytes: &[u8]) -> Result<Inspection, InferError> {
     let proto = decode(name, bytes)?;
     let graph = proto.graph.as_ref().expect("decode refuses a file without a graph");
-    let known = onnx::importer().op_register.0;
     let mut prepared = proto.clone();
     onnx::prepare(&mut prepared);
-    let unsupported: Vec<Unsupported> = prepared
-        .graph
-        .iter()
-        .flat_map(|g| &g.node)
-        .filter(|n| !known.contains_key(&n.op_type))
-        .map(|n| Unsupported { node: node_name(n), op: op_name(n), reason: "the operator is unknown".into() })
+    let unsupported: Vec<Unsupported> = onnx::unknown_operators(&prepared)
+        .into_iter()
+        .map(|n| Unsupported {
+            node: onnx::node_name(n),
+            op: onnx::op_name(n),
+            reason: "the operator is unknown".into(),
+        })
         .collect();
     let inputs = declared_inputs(&proto);
     let shapes = guarded(|| infer_shapes(&prepared)).unwrap_or_default();
@@ -196,12 +196,12 @@ pub fn inspect_bytes(name: &str, bytes: &[u8]) -> Result<Inspection, InferError>
         outputs: graph.output.iter().map(|o| tensor_info(&found_value(o))).collect(),
         operators,
         parameter_bytes: sources.parameter_bytes(),
-        macs: nodes.iter().map(|n| n.macs).sum(),
+        macs: nodes.iter().try_fold(0_u64, |sum, n| sum.checked_add(n.macs?)),
         macs_on_int8_values: nodes
             .iter()
             .filter(|n| matches!(n.precision, Precision::Int8 | Precision::Int8ValuesInF32))
             .filter_map(|n| n.macs)
-            .sum(),
+            .fold(0, u64::saturating_add),
         nodes,
         unsupported,
         plan,
@@ -212,17 +212,6 @@ pub fn inspect_bytes(name: &str, bytes: &[u8]) -> Result<Inspection, InferError>
 
 fn tensor_info(found: &FoundInput) -> TensorInfo {
     TensorInfo { name: found.name.clone(), dtype: elem_type_name(found.elem_type), shape: found.dims.clone() }
-}
-
-fn node_name(node: &NodeProto) -> String {
-    if node.name.is_empty() { node.output.first().cloned().unwrap_or_default() } else { node.name.clone() }
-}
-
-fn op_name(node: &NodeProto) -> String {
-    match node.domain.as_str() {
-        "" | "ai.onnx" => node.op_type.clone(),
-        domain => format!("{domain}.{}", node.op_type),
-    }
 }
 
 /// Where every value of a graph comes from.
@@ -250,8 +239,9 @@ impl<'a> Sources<'a> {
     fn parameter_bytes(&self) -> BTreeMap<&'static str, usize> {
         let mut bytes = BTreeMap::new();
         for tensor in self.constants.values() {
-            *bytes.entry(elem_type_name(tensor.data_type)).or_default() +=
-                elements(tensor) * elem_bytes(tensor.data_type);
+            let of: &mut usize = bytes.entry(elem_type_name(tensor.data_type)).or_default();
+            // a damaged file may claim any dimensions
+            *of = of.saturating_add(elements(tensor).saturating_mul(elem_bytes(tensor.data_type)));
         }
         bytes
     }
@@ -349,13 +339,13 @@ fn infer_shapes(proto: &ModelProto) -> TractResult<Shapes> {
 
 fn node_info(node: &NodeProto, sources: &Sources<'_>, shapes: &Shapes, planned: Option<&Planned>) -> NodeInfo {
     let (precision, why) = precision(node, sources);
-    let name = node_name(node);
+    let name = onnx::node_name(node);
     let (precision, why) = match planned {
         Some(planned) if precision != Precision::None => planned.precision(&name, precision, why),
         _ => (precision, why.to_string()),
     };
     NodeInfo {
-        op: op_name(node),
+        op: onnx::op_name(node),
         precision,
         why,
         macs: macs(node, sources, shapes),
@@ -367,7 +357,9 @@ fn node_info(node: &NodeProto, sources: &Sources<'_>, shapes: &Shapes, planned: 
 fn precision(node: &NodeProto, sources: &Sources<'_>) -> (Precision, &'static str) {
     let from_int8 = |i: usize| node.input.get(i).is_some_and(|name| sources.is_int8_valued(name));
     match node.op_type.as_str() {
-        "ConvInteger" | "MatMulInteger" => (Precision::Int8, "an integer operator"),
+        "ConvInteger" | "MatMulInteger" | "DynamicQuantizeMatMul" | "MatMulIntegerToFloat" => {
+            (Precision::Int8, "an integer operator")
+        }
         "MatMulNBits" => (Precision::F32, "its weights are dequantized at load"),
         op if op.starts_with("QLinear") || op == "QGemm" => {
             (Precision::Int8ValuesInF32, "its operands are int8 values; it runs in f32")
@@ -400,29 +392,29 @@ fn macs(node: &NodeProto, sources: &Sources<'_>, shapes: &Shapes) -> Option<u64>
         })
     };
     let input = |i: usize| node.input.get(i).filter(|n| !n.is_empty()).and_then(&shape);
-    let volume = |dims: &[usize]| dims.iter().map(|d| *d as u64).product::<u64>();
+    // A damaged file may claim any dimensions: None, where their product is too large.
+    let volume = |dims: &[usize]| dims.iter().try_fold(1_u64, |v, d| v.checked_mul(*d as u64));
+    let out = || volume(&shape(node.output.first()?)?);
     match node.op_type.as_str() {
         // weights are [C_out, C_in / groups, kernel...]
-        "Conv" | "ConvInteger" => {
-            let weights = input(1)?;
-            Some(volume(&shape(node.output.first()?)?) * volume(weights.get(1..)?))
-        }
-        "QLinearConv" => Some(volume(&shape(node.output.first()?)?) * volume(input(3)?.get(1..)?)),
+        "Conv" | "ConvInteger" => out()?.checked_mul(volume(input(1)?.get(1..)?)?),
+        "QLinearConv" => out()?.checked_mul(volume(input(3)?.get(1..)?)?),
         // weights are [C_in, C_out / groups, kernel...]
-        "ConvTranspose" => Some(volume(&input(0)?) * volume(input(1)?.get(1..)?)),
-        "Gemm" => {
+        "ConvTranspose" => volume(&input(0)?)?.checked_mul(volume(input(1)?.get(1..)?)?),
+        "Gemm" | "QGemm" => {
             let transposed = node.attribute.iter().any(|a| a.name == "transA" && a.i != 0);
-            let inner = *input(0)?.get(usize::from(!transposed))?;
-            Some(volume(&shape(node.output.first()?)?) * inner as u64)
+            out()?.checked_mul(*input(0)?.get(usize::from(!transposed))? as u64)
         }
-        "MatMul" | "MatMulInteger" | "QLinearMatMul" => {
-            let inner = *input(0)?.last()?;
-            Some(volume(&shape(node.output.first()?)?) * inner as u64)
-        }
+        "MatMul"
+        | "MatMulInteger"
+        | "QLinearMatMul"
+        | "DynamicQuantizeMatMul"
+        | "MatMulIntegerToFloat"
+        | "MatMulNBits" => out()?.checked_mul(*input(0)?.last()? as u64),
         // X is [T, batch, in], W is [directions, gates * hidden, in], R is [directions, gates * hidden, hidden]
         "GRU" | "LSTM" | "RNN" => {
-            let x = input(0)?;
-            Some(volume(x.get(..2)?) * (volume(&input(1)?) + volume(&input(2)?)))
+            let weights = volume(&input(1)?)?.checked_add(volume(&input(2)?)?)?;
+            volume(input(0)?.get(..2)?)?.checked_mul(weights)
         }
         _ => Some(0),
     }

@@ -12,25 +12,29 @@ use tract_onnx::pb::{AttributeProto, GraphProto, ModelProto, NodeProto, TensorPr
 
 /// ONNX `TensorProto.DataType` FLOAT.
 const F32: i32 = 1;
+/// ONNX `TensorProto.DataType` INT64.
+const I64: i32 = 7;
 /// ONNX `AttributeProto.AttributeType` INT.
 const INT: i32 = 2;
 
 /// Rewrites every node that [`lowered`] knows.
 pub(super) fn quantized_operators(proto: &mut ModelProto) {
+    let is_standard = |domain: &str| domain.is_empty() || domain == "ai.onnx";
+    let opset = proto.opset_import.iter().find(|o| is_standard(&o.domain)).map_or(0, |o| o.version);
     if let Some(graph) = &mut proto.graph {
-        lower_graph(graph);
+        lower_graph(graph, opset);
     }
 }
 
-fn lower_graph(graph: &mut GraphProto) {
+fn lower_graph(graph: &mut GraphProto, opset: i64) {
     let constants: HashMap<String, i32> = graph.initializer.iter().map(|t| (t.name.clone(), t.data_type)).collect();
     let mut nodes = Vec::with_capacity(graph.node.len());
     for mut node in std::mem::take(&mut graph.node) {
         for attribute in &mut node.attribute {
-            attribute.g.iter_mut().for_each(lower_graph);
-            attribute.graphs.iter_mut().for_each(lower_graph);
+            attribute.g.iter_mut().for_each(|g| lower_graph(g, opset));
+            attribute.graphs.iter_mut().for_each(|g| lower_graph(g, opset));
         }
-        let mut scope = Scope::of(&node, &constants);
+        let mut scope = Scope::of(&node, &constants, opset);
         if lowered(&node, &mut scope).is_some() {
             nodes.extend(scope.nodes);
             graph.initializer.extend(scope.constants);
@@ -45,6 +49,10 @@ fn lower_graph(graph: &mut GraphProto) {
 struct Scope<'a> {
     /// Of the node; its parts are called `prefix/part`.
     prefix: String,
+    /// Of the values between the parts: the node's first output, as names of nodes may repeat.
+    values: String,
+    /// Version of the standard's operators.
+    opset: i64,
     /// Element types of the constants.
     known: &'a HashMap<String, i32>,
     nodes: Vec<NodeProto>,
@@ -55,16 +63,16 @@ struct Scope<'a> {
 type Quantized<'a> = (&'a str, &'a str, &'a str);
 
 impl<'a> Scope<'a> {
-    fn of(node: &NodeProto, known: &'a HashMap<String, i32>) -> Self {
-        let first = || node.output.first().cloned().unwrap_or_default();
-        let prefix = if node.name.is_empty() { first() } else { node.name.clone() };
-        Scope { prefix, known, nodes: Vec::new(), constants: Vec::new() }
+    fn of(node: &NodeProto, known: &'a HashMap<String, i32>, opset: i64) -> Self {
+        let values = node.output.first().cloned().unwrap_or_default();
+        let prefix = if node.name.is_empty() { values.clone() } else { node.name.clone() };
+        Scope { prefix, values, opset, known, nodes: Vec::new(), constants: Vec::new() }
     }
 
     /// Adds a node and returns its output's name. The part `""` carries the name of the node itself.
     fn node(&mut self, part: &str, op: &str, inputs: &[&str], attributes: Vec<AttributeProto>) -> String {
         let name = if part.is_empty() { self.prefix.clone() } else { format!("{}/{part}", self.prefix) };
-        let output = format!("{}/{}.value", self.prefix, if part.is_empty() { op } else { part });
+        let output = format!("{}/{}.value", self.values, if part.is_empty() { op } else { part });
         self.nodes.push(NodeProto {
             name,
             op_type: op.into(),
@@ -112,9 +120,12 @@ impl<'a> Scope<'a> {
     }
 
     fn scalar(&mut self, part: &str, value: f32) -> String {
-        let name = format!("{}/{part}.constant", self.prefix);
-        let raw_data = value.to_le_bytes().to_vec();
-        self.constants.push(TensorProto { name: name.clone(), data_type: F32, raw_data, ..TensorProto::default() });
+        self.constant(part, F32, Vec::new(), value.to_le_bytes().to_vec())
+    }
+
+    fn constant(&mut self, part: &str, data_type: i32, dims: Vec<i64>, raw_data: Vec<u8>) -> String {
+        let name = format!("{}/{part}.constant", self.values);
+        self.constants.push(TensorProto { name: name.clone(), data_type, dims, raw_data, ..TensorProto::default() });
         name
     }
 }
@@ -173,6 +184,18 @@ fn lowered(node: &NodeProto, scope: &mut Scope<'_>) -> Option<()> {
             let y = scope.node("", "Concat", &parts, node.attribute.clone());
             scope.quantize(node, &y, need(0)?, get(1))
         }
+        // Its axes are an attribute; those of ReduceMean became an input.
+        "QLinearReduceMean" if scope.opset >= 18 => {
+            let x = scope.dequantize("x", triple(0)?, 1);
+            let mut inputs = vec![x];
+            if let Some(axes) = node.attribute.iter().find(|a| a.name == "axes").filter(|a| !a.ints.is_empty()) {
+                let raw_data = axes.ints.iter().flat_map(|axis| axis.to_le_bytes()).collect();
+                inputs.push(scope.constant("axes", I64, vec![axes.ints.len() as i64], raw_data));
+            }
+            let inputs: Vec<&str> = inputs.iter().map(String::as_str).collect();
+            let y = scope.node("", "ReduceMean", &inputs, attributes_without(node, &["axes"]));
+            scope.quantize(node, &y, need(3)?, get(4))
+        }
         "QLinearAveragePool"
         | "QLinearGlobalAveragePool"
         | "QLinearSigmoid"
@@ -217,7 +240,7 @@ fn lowered(node: &NodeProto, scope: &mut Scope<'_>) -> Option<()> {
         }
         "DynamicQuantizeMatMul" => {
             let q = scope.node("x", "DynamicQuantizeLinear", &[need(0)?], Vec::new());
-            let [scale, zero_point] = ["scale", "zero_point"].map(|part| format!("{}/x.{part}", scope.prefix));
+            let [scale, zero_point] = ["scale", "zero_point"].map(|part| format!("{}/x.{part}", scope.values));
             scope.nodes.last_mut()?.output.extend([scale.clone(), zero_point.clone()]);
             integer_to_float(node, scope, (&q, &scale, &zero_point), (need(1)?, need(2)?, get(3)), get(4))
         }
@@ -265,9 +288,15 @@ fn integer_to_float(
 
 #[cfg(test)]
 mod tests {
+    use tract_onnx::pb::OperatorSetIdProto;
+
     use super::*;
 
     fn lower(op: &str, inputs: &str, attributes: Vec<AttributeProto>) -> Vec<String> {
+        lower_in_opset(17, op, inputs, attributes)
+    }
+
+    fn lower_in_opset(version: i64, op: &str, inputs: &str, attributes: Vec<AttributeProto>) -> Vec<String> {
         let node = NodeProto {
             op_type: op.into(),
             name: "n".into(),
@@ -280,6 +309,7 @@ mod tests {
         let scales = ["xs", "ws", "as", "bs", "ys"].map(scale).to_vec();
         let mut proto = ModelProto {
             graph: Some(GraphProto { node: vec![node], initializer: scales, ..GraphProto::default() }),
+            opset_import: vec![OperatorSetIdProto { version, ..OperatorSetIdProto::default() }],
             ..ModelProto::default()
         };
         quantized_operators(&mut proto);
@@ -294,41 +324,49 @@ mod tests {
             (
                 "QLinearConv",
                 "x xs xz w ws wz ys yz b",
-                "DequantizeLinear(x,xs,xz) DequantizeLinear(w,ws,wz) Mul(xs,ws) DequantizeLinear(b,n/bias_scale.value) \
-                 Conv(n/x.value,n/w.value,n/bias.value) QuantizeLinear(n/Conv.value,ys,yz)",
+                "DequantizeLinear(x,xs,xz) DequantizeLinear(w,ws,wz) Mul(xs,ws) DequantizeLinear(b,y/bias_scale.value) \
+                 Conv(y/x.value,y/w.value,y/bias.value) QuantizeLinear(y/Conv.value,ys,yz)",
             ),
             (
                 "QLinearAdd",
                 "a as az b bs _ ys yz",
-                "DequantizeLinear(a,as,az) DequantizeLinear(b,bs) Add(n/a.value,n/b.value) \
-                 QuantizeLinear(n/Add.value,ys,yz)",
+                "DequantizeLinear(a,as,az) DequantizeLinear(b,bs) Add(y/a.value,y/b.value) \
+                 QuantizeLinear(y/Add.value,ys,yz)",
             ),
             (
                 "QLinearConcat",
                 "ys yz a as az b bs bz",
-                "DequantizeLinear(a,as,az) DequantizeLinear(b,bs,bz) Concat(n/x0.value,n/x1.value) \
-                 QuantizeLinear(n/Concat.value,ys,yz)",
+                "DequantizeLinear(a,as,az) DequantizeLinear(b,bs,bz) Concat(y/x0.value,y/x1.value) \
+                 QuantizeLinear(y/Concat.value,ys,yz)",
             ),
             (
                 "QGemm",
                 "a as az b bs bz _",
-                "DequantizeLinear(a,as,az) DequantizeLinear(b,bs,bz) Gemm(n/a.value,n/b.value)",
+                "DequantizeLinear(a,as,az) DequantizeLinear(b,bs,bz) Gemm(y/a.value,y/b.value)",
             ),
             (
                 "DynamicQuantizeMatMul",
                 "x w ws wz b",
-                "DynamicQuantizeLinear(x) MatMulInteger(n/x.value,w,n/x.zero_point,wz) Cast(n/MatMulInteger.value) \
-                 Mul(n/x.scale,ws) Mul(n/real.value,n/scale.value) Add(n/scaled.value,b)",
+                "DynamicQuantizeLinear(x) MatMulInteger(y/x.value,w,y/x.zero_point,wz) Cast(y/MatMulInteger.value) \
+                 Mul(y/x.scale,ws) Mul(y/real.value,y/scale.value) Add(y/scaled.value,b)",
             ),
             (
                 "QLinearGlobalAveragePool",
                 "x xs xz ys yz",
-                "DequantizeLinear(x,xs,xz) GlobalAveragePool(n/x.value) QuantizeLinear(n/GlobalAveragePool.value,ys,yz)",
+                "DequantizeLinear(x,xs,xz) GlobalAveragePool(y/x.value) QuantizeLinear(y/GlobalAveragePool.value,ys,yz)",
             ),
         ];
         for (op, inputs, expect) in cases {
             assert_eq!(lower(op, inputs, Vec::new()).join(" "), expect, "{op}");
         }
+    }
+
+    #[test]
+    fn the_axes_of_a_mean_are_an_input_since_opset_18() {
+        let axes = || AttributeProto { name: "axes".into(), ints: vec![2, 3], ..AttributeProto::default() };
+        let mean = |opset| lower_in_opset(opset, "QLinearReduceMean", "x xs xz ys yz", vec![axes()])[1].clone();
+        assert_eq!(mean(17), "ReduceMean(y/x.value)");
+        assert_eq!(mean(18), "ReduceMean(y/x.value,y/axes.constant)");
     }
 
     #[test]

@@ -471,20 +471,8 @@ pub(super) fn decode(name: &str, bytes: &[u8]) -> Result<ModelProto, InferError>
 }
 
 fn check_operators(name: &str, proto: &ModelProto) -> Result<(), InferError> {
-    let known = onnx::importer().op_register.0;
-    for node in proto.graph.iter().flat_map(|g| &g.node) {
-        if !known.contains_key(&node.op_type) {
-            let op = if node.domain.is_empty() || node.domain == "ai.onnx" {
-                node.op_type.clone()
-            } else {
-                format!("{}.{}", node.domain, node.op_type)
-            };
-            let named =
-                if node.name.is_empty() { node.output.first().cloned().unwrap_or_default() } else { node.name.clone() };
-            return Err(InferError::UnsupportedOp { model: name.into(), node: named, op });
-        }
-    }
-    Ok(())
+    let Some(node) = onnx::unknown_operators(proto).into_iter().next() else { return Ok(()) };
+    Err(InferError::UnsupportedOp { model: name.into(), node: onnx::node_name(node), op: onnx::op_name(node) })
 }
 
 /// Refuses constants and inputs of types that no part of the engine computes with.

@@ -24,6 +24,10 @@ pub(super) fn importer() -> Onnx {
     onnx.op_register.insert("DequantizeLinear", dequantize_linear);
     onnx.op_register.insert("DynamicQuantizeLinear", |_, _| Ok((expand(DynamicLinear), vec![])));
     onnx.op_register.insert("LayerNormalization", layer_normalization);
+    // `lower` has made other operators of these. What it leaves is a variant that tract would take for the plain one.
+    for lowered in ["QLinearConv", "QLinearMatMul"] {
+        onnx.op_register.0.remove(lowered);
+    }
     onnx
 }
 
@@ -31,6 +35,25 @@ pub(super) fn importer() -> Onnx {
 pub(super) fn prepare(proto: &mut ModelProto) {
     lower::quantized_operators(proto);
     fold::gather_int8(proto);
+}
+
+/// The name of a node, or of its first output if it has none.
+pub(super) fn node_name(node: &NodeProto) -> String {
+    if node.name.is_empty() { node.output.first().cloned().unwrap_or_default() } else { node.name.clone() }
+}
+
+/// `Op` or `domain.Op`.
+pub(super) fn op_name(node: &NodeProto) -> String {
+    match node.domain.as_str() {
+        "" | "ai.onnx" => node.op_type.clone(),
+        domain => format!("{domain}.{}", node.op_type),
+    }
+}
+
+/// The nodes of a prepared file whose operator nobody knows.
+pub(super) fn unknown_operators(prepared: &ModelProto) -> Vec<&NodeProto> {
+    let known = importer().op_register.0;
+    prepared.graph.iter().flat_map(|g| &g.node).filter(|n| !known.contains_key(&n.op_type)).collect()
 }
 
 type Builder = TractResult<(Box<dyn InferenceOp>, Vec<String>)>;
@@ -67,13 +90,18 @@ fn linear(node: &NodeProto, direction: Direction) -> Builder {
     let block_size = usize::try_from(block_size).ok().context("block_size is negative")?;
     let has_zero_point = node.input.get(2).is_some_and(|name| !name.is_empty());
     let axis = node.get_attr_opt("axis")?.unwrap_or(1);
-    // ONNX TensorProto.DataType; 0: as the zero point
-    let int = match node.get_attr_opt::<i64>("output_dtype")?.unwrap_or(0) {
-        0 | 2 => DatumType::U8,
-        3 => DatumType::I8,
-        4 => DatumType::U16,
-        5 => DatumType::I16,
-        other => bail!("output_dtype is ONNX type {other}, expected uint8, int8, uint16 or int16"),
+    // ONNX TensorProto.DataType; 0: as the zero point, or as the scale
+    let int = match (direction, node.get_attr_opt::<i64>("output_dtype")?.unwrap_or(0)) {
+        // Its input says which integers it takes.
+        (Direction::Dequantize, 0 | 1) => DatumType::U8,
+        (Direction::Dequantize, other) => bail!("output_dtype is ONNX type {other}, expected float32"),
+        (Direction::Quantize, 0 | 2) => DatumType::U8,
+        (Direction::Quantize, 3) => DatumType::I8,
+        (Direction::Quantize, 4) => DatumType::U16,
+        (Direction::Quantize, 5) => DatumType::I16,
+        (Direction::Quantize, other) => {
+            bail!("output_dtype is ONNX type {other}, expected uint8, int8, uint16 or int16")
+        }
     };
     Ok((expand(Linear { direction, has_zero_point, axis, block_size, int }), vec![]))
 }

@@ -83,13 +83,21 @@ impl Affine {
         Ok(Affine { scale, zero_point, int })
     }
 
-    /// The parameters ONNX DynamicQuantizeLinear takes for `x`. All zeros have scale 1, so that nothing is divided by zero.
+    /// As [`Affine::of_range`], for the range of `x` and zero. A NaN is passed over.
     ///
     /// # Errors
-    /// `x` holds an infinity or a NaN.
+    /// `x` holds an infinity.
     pub(crate) fn dynamic(x: &[f32]) -> TractResult<Self> {
-        let lo = x.iter().copied().fold(0f32, f32::min);
-        let hi = x.iter().copied().fold(0f32, f32::max);
+        Affine::of_range(x.iter().copied().fold(0f32, f32::min), x.iter().copied().fold(0f32, f32::max))
+    }
+
+    /// The parameters ONNX DynamicQuantizeLinear takes for values from `lo <= 0` to `hi >= 0`. All zeros have scale 1, so
+    /// that nothing is divided by zero.
+    ///
+    /// # Errors
+    /// The range is not finite.
+    pub(crate) fn of_range(lo: f32, hi: f32) -> TractResult<Self> {
+        ensure!((hi - lo).is_finite(), "values from {lo} to {hi} cannot be quantized by their range");
         let scale = if lo == hi { 1.0 } else { (hi - lo) / 255.0 };
         let zero_point = (-lo / scale).round_ties_even().clamp(0.0, 255.0);
         Affine::new(scale, zero_point as i32, IntType::U8)

@@ -1,7 +1,8 @@
 //! The kernel calls of a plan, each with what it needs packed at load.
 
-use tract_core::internal::{TractResult, ensure};
+use tract_core::internal::TractResult;
 
+use super::super::Affine;
 use super::super::graph::Clamp;
 use super::super::kernel::depthwise::{Depthwise, Size};
 use super::super::kernel::elementwise::{self, Binary, Nest, Operand, RowOp, Target};
@@ -10,7 +11,6 @@ use super::super::kernel::pool::{self, Mean, Pool};
 use super::super::kernel::product::{self, Columns, Finish, Into, Packing, Rows, widen};
 use super::super::kernel::{Narrow, Params, SLACK, Stored, moves};
 use super::super::tier::Tier;
-use super::super::{Affine, IntType};
 
 /// Bytes of widened rows that a product keeps at a time.
 const WIDENED_BYTES: usize = 32 << 10;
@@ -506,7 +506,7 @@ impl Task {
                 let (x, out, params) = (&x.reals()[..*len], &mut out.stored()[..*len], params.reals());
                 let (mut lo, mut hi) = (0.0, 0.0);
                 elementwise::range(tier, x, &mut lo, &mut hi);
-                let affine = dynamic_affine(lo, hi)?;
+                let affine = Affine::of_range(lo, hi)?;
                 let of = Params::from(affine);
                 (params[0], params[1]) = (of.scale, of.zero as f32);
                 let narrow = Narrow::new(affine, Clamp::NONE);
@@ -626,13 +626,4 @@ impl Task {
 
 fn area(size: Size) -> usize {
     size.height * size.width
-}
-
-/// The parameters ONNX DynamicQuantizeLinear takes for values from `lo <= 0` to `hi >= 0`. All zeros have scale 1, so that
-/// nothing is divided by zero.
-fn dynamic_affine(lo: f32, hi: f32) -> TractResult<Affine> {
-    ensure!(lo.is_finite() && hi.is_finite(), "values from {lo} to {hi} cannot be quantized by their range");
-    let scale = if lo == hi { 1.0 } else { (hi - lo) / 255.0 };
-    let zero_point = (-lo / scale).round_ties_even().clamp(0.0, 255.0);
-    Affine::new(scale, zero_point as i32, IntType::U8)
 }

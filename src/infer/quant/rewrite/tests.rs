@@ -143,7 +143,7 @@ fn f32_parts_between_split_islands_and_int8_values_cross() {
     let x = net.quantize(x, 0.03);
     let a = net.conv(x, 2, 2);
     let a = net.quantize(a, 0.1);
-    // a running sum is none of an island's operators
+    // a maximum over an axis is none of an island's operators
     let b = net.op(nn::Reduce::new(tvec![3], Reducer::Max), &[a]);
     let b = net.op(math::mul(), &[b, a]);
     let b = net.op(math::sqrt(), &[b]);
@@ -191,6 +191,24 @@ fn functions_of_one_value_become_one_table() {
     let y = net.quantize(y, 0.01);
     let (islands, _) = check(net.done(&[y]), 0.01);
     assert_eq!(islands, [["Quantize", "Conv", "Lut", "Dequantize"]]);
+}
+
+#[test]
+fn a_length_divided_by_a_sum_is_no_mean() {
+    for is_mean in [true, false] {
+        let mut net = Net::default();
+        let x = net.input(&[2, 4]);
+        let x = net.quantize(x, 0.03);
+        let sum = net.op(Reduce::new(tvec![1], Reducer::Sum), &[x]);
+        let len = net.real(&[1, 1], |_| 4.0);
+        let sides = if is_mean { [sum, len] } else { [len, sum] };
+        let y = net.op(math::div(), &sides);
+        let y = net.quantize(y, 0.5);
+        // `check` compares the values with those of the model as it was
+        let (islands, _) = check(net.done(&[y]), 0.5);
+        let steps: Vec<&str> = islands.iter().flatten().copied().collect();
+        assert_eq!(steps.contains(&"ReduceMean") || steps.contains(&"AveragePool"), is_mean, "{steps:?}");
+    }
 }
 
 #[test]

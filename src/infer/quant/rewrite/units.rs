@@ -351,7 +351,7 @@ impl<'m> Matcher<'m> {
         None
     }
 
-    /// The two operands of a binary operator, with the constant one's position if one is constant.
+    /// The two operands of a binary operator, the constant one last if one is constant, whichever side it is on.
     fn sides(&self, node: &TypedNode) -> Option<(OutletId, OutletId)> {
         let [a, b] = node.inputs[..] else { return None };
         let is_constant = |o: OutletId| {
@@ -431,7 +431,7 @@ impl<'m> Matcher<'m> {
             let op = scaled.op_as::<TypedBinOp>()?;
             let factor = if op.0.is::<Mul>() {
                 factor
-            } else if op.0.is::<Div>() {
+            } else if op.0.is::<Div>() && scaled.inputs[0] == inner {
                 1.0 / factor
             } else {
                 return None;
@@ -459,7 +459,7 @@ impl<'m> Matcher<'m> {
         let x = reduce_node.inputs[0];
         let shape = self.shape(x)?;
         let len = reduce.axes.iter().map(|a| shape[*a]).product::<usize>() as f32;
-        let is_mean = (bin.0.is::<Div>() && n == len) || (bin.0.is::<Mul>() && n == 1.0 / len);
+        let is_mean = (bin.0.is::<Div>() && node.inputs[0] == sum && n == len) || (bin.0.is::<Mul>() && n == 1.0 / len);
         // tract splits a mean in a sum called `name.sum` and a quotient
         let name = reduce_node.name.strip_suffix(".sum").unwrap_or(&reduce_node.name);
         is_mean.then(|| (x, reduce.axes.clone(), name))
