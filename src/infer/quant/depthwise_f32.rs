@@ -91,9 +91,12 @@ impl TypedOp for DepthwiseF32 {
 /// # Errors
 /// If tract refuses a replacement.
 pub(crate) fn rewrite(model: &mut TypedModel, tier: Tier) -> TractResult<usize> {
-    if !matches!(tier, Tier::Avx2 | Tier::AvxVnni | Tier::Avx512Vnni) {
-        return Ok(0);
-    }
+    // Elsewhere tract has kernels of its own.
+    if tier.has_avx2() { replace_all(model, tier) } else { Ok(0) }
+}
+
+fn replace_all(model: &mut TypedModel, tier: Tier) -> TractResult<usize> {
+    ensure!(tier.is_supported(), "this CPU has no {tier}");
     let mut count = 0;
     for id in 0..model.nodes().len() {
         let node = model.node(id);
@@ -137,6 +140,11 @@ fn replacement(model: &TypedModel, node: &TypedNode, conv: &Conv, tier: Tier) ->
         dilation: [dilations[0], dilations[1]],
         pad: [padding[0].pad_before, padding[1].pad_before, padding[0].pad_after, padding[1].pad_after],
     };
+    let reach = |axis: usize| window.reach(axis, out_shape[2 + axis]);
+    let is_in_proportion = reach(0).zip(reach(1)).and_then(|(h, w)| h.checked_mul(w)).is_some_and(|n| n < 1 << 30);
+    if !is_in_proportion {
+        return Ok(None);
+    }
     let size = Size { height: shape[2], width: shape[3] };
     let out = Size { height: out_shape[2], width: out_shape[3] };
     let bias = if bias.len() == conv.group {
@@ -197,13 +205,13 @@ mod tests {
                 let mut state = model.into_optimized().unwrap().into_runnable().unwrap().spawn().unwrap();
                 state.run(tvec!(input.clone().into_tvalue())).unwrap().remove(0).into_tensor()
             };
-            let mut ours = model.clone();
-            let tier = Tier::best();
-            assert_eq!(
-                rewrite(&mut ours, tier).unwrap() == 1,
-                tier == Tier::Avx2 || tier > Tier::Avx2 && tier <= Tier::Avx512Vnni
-            );
-            run(ours).close_enough(&run(model), Approximation::Close).unwrap();
+            let expect = run(model.clone());
+            for tier in Tier::supported() {
+                let mut ours = model.clone();
+                assert_eq!(replace_all(&mut ours, tier).unwrap(), 1, "{tier}");
+                run(ours).close_enough(&expect, Approximation::Close).unwrap();
+                assert_eq!(rewrite(&mut model.clone(), tier).unwrap() == 1, tier.has_avx2());
+            }
         }
     }
 }

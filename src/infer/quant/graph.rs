@@ -2,7 +2,8 @@
 //!
 //! The rewriter ([`super::rewrite`]) makes a [`Graph`] of every region of a typed model that quantization parameters
 //! surround; the planner ([`super::plan`]) turns it into packed weights, a memory plan and a list of kernel calls. The
-//! formulas below are the contract: the slow interpreter ([`super::reference`]) and every kernel tier give the same bits.
+//! formulas below are the contract: the slow interpreter ([`super::reference`]) and every kernel tier give the same bits; of Softmax, LayerNorm and Gelu only the tiers do,
+//! and the interpreter is within 2e-5 or one step.
 //!
 //! It deliberately knows nothing of tract's operators, of memory layout or of CPUs: shapes are those of the model (NCHW).
 //!
@@ -123,6 +124,15 @@ pub(crate) struct Window {
     pub dilation: [usize; 2],
     /// Top, left, bottom, right.
     pub pad: [usize; 4],
+}
+
+impl Window {
+    /// Pixels from the first that `out` windows see to the last, padding included, along `axis` (0: down, 1: right); None if
+    /// that is more than there can be, which a damaged file may ask for.
+    pub(crate) fn reach(&self, axis: usize, out: usize) -> Option<usize> {
+        let far = |count: usize, step: usize| count.checked_sub(1)?.checked_mul(step);
+        far(out, self.stride[axis])?.checked_add(far(self.kernel[axis], self.dilation[axis])?)?.checked_add(1)
+    }
 }
 
 /// `Conv` with constant weights on `[N, C, H, W]` (or `[N, C, W]`). Padding is the input's zero point.

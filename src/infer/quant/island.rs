@@ -67,11 +67,6 @@ impl Island {
         self.tier
     }
 
-    /// What it computes.
-    pub(crate) fn graph(&self) -> &Graph {
-        &self.graph
-    }
-
     /// Its kernel calls in order.
     pub fn describe(&self) -> Vec<StepInfo> {
         self.plan.describe()

@@ -13,8 +13,7 @@ pub(crate) mod by_reference;
 pub(crate) mod constant;
 pub(crate) mod depthwise_f32;
 pub(crate) mod graph;
-#[allow(dead_code)]
-pub mod island;
+pub(crate) mod island;
 pub(crate) mod kernel;
 pub(crate) mod linear;
 pub(crate) mod plan;
@@ -22,7 +21,7 @@ pub(crate) mod real;
 #[cfg(test)]
 pub(crate) mod reference;
 pub(crate) mod rewrite;
-pub mod tier;
+pub(crate) mod tier;
 
 use tract_core::internal::*;
 use tract_core::ops::element_wise::ElementWiseOp;

@@ -42,28 +42,16 @@ impl EvalOp for LayerNorm {
         let gain = gain.as_slice::<f32>()?;
         let mut y = inputs[0].clone().into_tensor();
         let mut view = y.try_as_plain_ram_mut()?;
+        let bias = bias.as_ref().map(Tensor::try_as_plain_ram).transpose()?;
+        let bias = match &bias {
+            Some(bias) => bias.as_slice::<f32>()?,
+            None => &[],
+        };
         for row in view.as_slice_mut::<f32>()?.chunks_mut(len.max(1)) {
-            let mean = sum(row.iter().copied()) / len as f32;
-            row.iter_mut().for_each(|x| *x -= mean);
-            let variance = sum(row.iter().map(|x| x * x)) / len as f32;
-            let deviation = (variance + self.epsilon).sqrt();
-            row.iter_mut().zip(gain).for_each(|(x, gain)| *x = *x / deviation * gain);
-            if let Some(bias) = &bias {
-                let bias = bias.try_as_plain_ram()?;
-                row.iter_mut().zip(bias.as_slice::<f32>()?).for_each(|(x, bias)| *x += bias);
-            }
+            kernel::real::layer_norm(row, gain, bias, self.epsilon);
         }
         Ok(tvec!(y.into_tvalue()))
     }
-}
-
-/// In eight partial sums, so that it vectorizes and rounds less.
-fn sum(values: impl Iterator<Item = f32>) -> f32 {
-    let mut parts = [0f32; 8];
-    for (i, x) in values.enumerate() {
-        parts[i % 8] += x;
-    }
-    parts.iter().sum()
 }
 
 impl TypedOp for LayerNorm {

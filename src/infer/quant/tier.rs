@@ -93,6 +93,11 @@ impl Tier {
         }
     }
 
+    /// Whether its kernels are compiled for AVX2 with FMA.
+    pub(crate) fn has_avx2(self) -> bool {
+        matches!(self, Tier::Avx2 | Tier::AvxVnni | Tier::Avx512Vnni)
+    }
+
     /// Tiers this CPU has, worst first.
     pub fn supported() -> impl Iterator<Item = Tier> {
         NAMES.iter().map(|(tier, _)| *tier).filter(|tier| tier.is_supported())
@@ -151,8 +156,13 @@ mod tests {
     }
 
     #[test]
-    fn the_best_tier_is_supported() {
-        assert!(Tier::best().is_supported());
+    fn the_best_tier_is_more_than_scalar_where_the_cpu_has_more() {
         assert_eq!(Tier::choose(None).unwrap(), Tier::best());
+        assert_eq!(Tier::supported().next(), Some(Tier::Scalar));
+        #[cfg(all(target_arch = "x86_64", not(miri)))]
+        let has_more = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
+        #[cfg(not(all(target_arch = "x86_64", not(miri))))]
+        let has_more = cfg!(target_arch = "aarch64") && !cfg!(miri);
+        assert_eq!(Tier::best() != Tier::Scalar, has_more);
     }
 }

@@ -6,7 +6,7 @@
 use std::arch::x86_64::*;
 
 use super::Narrow;
-use super::product::{Block, Finish, Rows, Tile, walk};
+use super::product::{Block, Finish, Rows, Tile, kernels, walk};
 
 /// Pairs of i16, 8 columns a register.
 struct Avx2;
@@ -56,9 +56,12 @@ pub(super) unsafe fn store_bytes(v: __m128i, columns: usize, out: *mut u8) {
 
 /// A copy of the accumulators for [`finish`]. The tail indexes them in loops that are not unrolled, which would keep the
 /// accumulators themselves in memory all through the inner loop.
+///
+/// # Safety
+/// The CPU has AVX2.
 #[inline(always)]
-pub(super) fn settled<const R: usize, const V: usize>(acc: &[[__m256i; V]; R]) -> [[__m256i; V]; R] {
-    // SAFETY: zero bits are a vector; the intrinsic is baseline SSE2 or the caller's AVX2.
+pub(super) unsafe fn settled<const R: usize, const V: usize>(acc: &[[__m256i; V]; R]) -> [[__m256i; V]; R] {
+    // SAFETY: AVX2, as the caller promises.
     let mut copy = unsafe { [[_mm256_setzero_si256(); V]; R] };
     for r in 0..R {
         for v in 0..V {
@@ -117,17 +120,18 @@ pub(super) unsafe fn finish<const R: usize, const V: usize>(acc: &[[__m256i; V];
                         y[1] = _mm256_permute2f128_ps::<0x31>(y[0], y[1]);
                         y[0] = low;
                     }
-                    let out = out.add(r * block.out_stride).cast::<f32>();
+                    // Memory of bytes: nothing says that it is aligned for f32.
+                    let out = out.add(r * block.out_stride);
                     if block.columns == 8 * V {
                         for (v, y) in y.iter().enumerate() {
-                            _mm256_storeu_ps(out.add(8 * v), *y);
+                            _mm256_storeu_ps(out.add(32 * v).cast(), *y);
                         }
                     } else {
                         let mut reals = [0f32; 16];
                         for (v, y) in y.iter().enumerate() {
                             _mm256_storeu_ps(reals.as_mut_ptr().add(8 * v), *y);
                         }
-                        std::ptr::copy_nonoverlapping(reals.as_ptr(), out, block.columns);
+                        std::ptr::copy_nonoverlapping(reals.as_ptr().cast::<u8>(), out, 4 * block.columns);
                     }
                 }
             }
@@ -214,18 +218,7 @@ pub(super) unsafe fn strips(row: &super::depthwise::Row<'_>) {
     unsafe { super::depthwise::walk::<Avx2>(row) }
 }
 
-#[target_feature(enable = "avx2")]
-unsafe fn run<const V: usize, const WIDE: bool>(rows: &Rows<'_>, range: (usize, usize), block: &Block, out: *mut u8) {
-    // SAFETY: passed on from the caller.
-    unsafe { walk::<Avx2, V, WIDE>(rows, range, block, out) }
-}
-
-/// For [`super::product::Form::PairsAvx2`].
-pub(super) fn kernel(lanes: usize, is_wide: bool) -> unsafe fn(&Rows<'_>, (usize, usize), &Block, *mut u8) {
-    match (lanes, is_wide) {
-        (8, false) => run::<1, false>,
-        (8, true) => run::<1, true>,
-        (_, false) => run::<2, false>,
-        (_, true) => run::<2, true>,
-    }
-}
+kernels!(
+    /// For [`super::product::Form::PairsAvx2`].
+    kernel, Avx2, "avx2"
+);

@@ -116,10 +116,11 @@ pub(super) unsafe fn walk<S: Strip>(row: &Row<'_>) {
                 let out = row.out.add(p * block.out_stride + channel * row.out_bytes);
                 match take {
                     1 => S::strip::<1>(taps, at, step, w, &block, out),
-                    2 => S::strip::<2>(taps, at, step, w, &block, out),
-                    3 => S::strip::<3>(taps, at, step, w, &block, out),
-                    4 => S::strip::<4>(taps, at, step, w, &block, out),
-                    _ => S::strip::<5>(taps, at, step, w, &block, out),
+                    2 if S::PIXELS >= 2 => S::strip::<2>(taps, at, step, w, &block, out),
+                    3 if S::PIXELS >= 3 => S::strip::<3>(taps, at, step, w, &block, out),
+                    4 if S::PIXELS >= 4 => S::strip::<4>(taps, at, step, w, &block, out),
+                    5 if S::PIXELS >= 5 => S::strip::<5>(taps, at, step, w, &block, out),
+                    _ => unreachable!("a strip has at most {} pixels", S::PIXELS),
                 }
                 p += take;
             }
@@ -204,7 +205,7 @@ impl Depthwise {
         let (pitch, ring) = (self.pitch(), self.ring());
         let [kernel_h, kernel_w] = self.window.kernel;
         let [top, left, _, _] = self.window.pad;
-        let out_bytes = if matches!(finish, Finish::Narrow(_)) { 1 } else { 4 };
+        let out_bytes = finish.bytes();
         let row_len = self.width * self.channels;
         assert!(x.len() >= self.height * row_len, "image of {} elements", x.len());
         assert!(scratch.len() >= (ring + 1) * pitch, "scratch memory of {} elements", scratch.len());

@@ -1,6 +1,6 @@
 //! Element by element: sums, products, tables, and between real numbers and int8.
 
-use super::real::{gelu, layer_norm, softmax};
+use super::real::{ROUND, gelu, layer_norm, softmax};
 use super::{Narrow, Params, Stored, widened};
 
 /// Elements that go through a buffer on the stack at a time.
@@ -133,7 +133,6 @@ pub(crate) enum Binary {
 /// Half to even, below 2^22; more stays large.
 #[inline(always)]
 fn round(x: f32) -> f32 {
-    const ROUND: f32 = 12_582_912.0;
     (x + ROUND) - ROUND
 }
 

@@ -4,10 +4,7 @@
 //! Rust, hence the same values. Elsewhere (aarch64) the baseline has the vector instructions already.
 
 use super::super::Affine;
-
-/// Adding and taking away 1.5 * 2^23 rounds an f32 of magnitude below 2^22 half to even: what is left of the mantissa
-/// are the integers, and the addition rounds to them. Callers clamp to +-255 first.
-const ROUND: f32 = 12_582_912.0;
+use super::real::ROUND;
 
 /// `round_half_even(clamp(x / scale))`, with NaN left NaN: the comparisons are false for it, so that `v` is taken.
 /// Clamping first is the same as clamping last, because the bounds are integers.

@@ -27,7 +27,6 @@ mod vnni;
 pub(super) use fake::{dequantize, fake_quantize, quantize};
 
 use super::graph::Clamp;
-use super::tier::Tier;
 use super::{Affine, IntType};
 
 /// An int8 value inside an island: signed where the dot-product instructions multiply signed by signed.
@@ -111,8 +110,8 @@ macro_rules! widened {
                 #[target_feature(enable = "avx2,fma")]
                 #[allow(clippy::too_many_arguments)]
                 fn avx2($($arg: $ty),*) { body($($arg),*) }
-                if $crate::infer::quant::kernel::has_avx2(tier) {
-                    // SAFETY: the only requirement is AVX2 with FMA, and the tier is taken from CPUs that have them.
+                if tier.has_avx2() {
+                    // SAFETY: the only requirement is AVX2 with FMA, and plans are made for tiers that the CPU has.
                     return unsafe { avx2($($arg),*) };
                 }
             }
@@ -122,9 +121,3 @@ macro_rules! widened {
     };
 }
 pub(crate) use widened;
-
-/// Whether the tier promises AVX2. A tier reaches a kernel only through [`Tier::choose`], which asks the CPU.
-#[cfg(target_arch = "x86_64")]
-pub(crate) fn has_avx2(tier: Tier) -> bool {
-    matches!(tier, Tier::Avx2 | Tier::AvxVnni | Tier::Avx512Vnni)
-}

@@ -6,7 +6,7 @@
 use std::arch::aarch64::*;
 use std::arch::asm;
 
-use super::product::{Block, Finish, Form, Rows, Tile, walk};
+use super::product::{Block, Finish, Form, Kernel, Rows, Tile, kernels, walk};
 
 /// Four i16 of the left operand at a time, each times a row of columns.
 struct Neon;
@@ -103,8 +103,9 @@ unsafe fn finish_real<const V: usize>(acc: &[[int32x4_t; 4]], block: &Block, out
                 let y = vbslq_f32(vcgtq_f32(y, hi), hi, y);
                 vst1q_f32(reals.as_mut_ptr().add(4 * v), y);
             }
-            let out = out.add(r * block.out_stride).cast::<f32>();
-            std::ptr::copy_nonoverlapping(reals.as_ptr(), out, block.columns);
+            // Memory of bytes: nothing says that it is aligned for f32.
+            let out = out.add(r * block.out_stride);
+            std::ptr::copy_nonoverlapping(reals.as_ptr().cast::<u8>(), out, 4 * block.columns);
         }
     }
 }
@@ -334,10 +335,10 @@ pub(super) unsafe fn strips(row: &super::depthwise::Row<'_>) {
     unsafe { super::depthwise::walk::<Neon>(row) }
 }
 
-unsafe fn wide<const V: usize, const WIDE: bool>(rows: &Rows<'_>, range: (usize, usize), block: &Block, out: *mut u8) {
-    // SAFETY: passed on from the caller.
-    unsafe { walk::<Neon, V, WIDE>(rows, range, block, out) }
-}
+kernels!(
+    /// For [`Form::Rows4`].
+    wide, Neon
+);
 
 #[target_feature(enable = "dotprod")]
 unsafe fn dot<const V: usize>(rows: &Rows<'_>, range: (usize, usize), block: &Block, out: *mut u8) {
@@ -352,15 +353,12 @@ unsafe fn matrix<const V: usize>(rows: &Rows<'_>, range: (usize, usize), block: 
 }
 
 /// For the forms of aarch64.
-pub(super) fn kernel(form: Form, lanes: usize, is_wide: bool) -> unsafe fn(&Rows<'_>, (usize, usize), &Block, *mut u8) {
+pub(super) fn kernel(form: Form, lanes: usize, is_wide: bool) -> Kernel {
     match (form, lanes, is_wide) {
         (Form::Quads, 8, _) => dot::<1>,
         (Form::Quads, ..) => dot::<2>,
         (Form::Octets, 8, _) => matrix::<1>,
         (Form::Octets, ..) => matrix::<2>,
-        (_, 8, false) => wide::<1, false>,
-        (_, 8, true) => wide::<1, true>,
-        (_, _, false) => wide::<2, false>,
-        (_, _, true) => wide::<2, true>,
+        _ => wide(lanes, is_wide),
     }
 }

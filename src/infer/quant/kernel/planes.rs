@@ -18,7 +18,7 @@ pub(crate) struct Planes {
     pub size: [usize; 2],
     /// Of the output.
     pub out: [usize; 2],
-    /// Kernel height and width, stride, dilation, padding above and left.
+    /// Height and width.
     pub kernel: [usize; 2],
     /// Down and right.
     pub stride: [usize; 2],

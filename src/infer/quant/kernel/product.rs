@@ -136,15 +136,12 @@ impl Packing {
         (0..padded.div_ceil(LANES)).map(move |b| (b * LANES, (padded - b * LANES).min(LANES)))
     }
 
-    /// Values per column in the order of the lanes, `fill` where a lane has no column. `of` has one value or one per column.
+    /// Values per column in the order of the lanes, `fill` where a lane has no column.
     pub(crate) fn spread<T: Copy>(&self, of: &[T], fill: T, into: &mut [T]) {
         for (first, lanes) in self.blocks() {
             for lane in 0..lanes {
                 let column = first + self.form.column(lanes, lane);
-                into[first + lane] = match of {
-                    [one] => *one,
-                    _ => of.get(column).copied().unwrap_or(fill),
-                };
+                into[first + lane] = of.get(column).copied().unwrap_or(fill);
             }
         }
     }
@@ -259,6 +256,16 @@ pub(crate) enum Finish {
         /// Largest.
         hi: f32,
     },
+}
+
+impl Finish {
+    /// Bytes of a result.
+    pub(crate) fn bytes(self) -> usize {
+        match self {
+            Finish::Narrow(_) => 1,
+            Finish::Real { .. } => 4,
+        }
+    }
 }
 
 /// Per column, in the order of the lanes.
@@ -378,7 +385,7 @@ pub(crate) fn multiply(
     if rows.count == 0 {
         return;
     }
-    let out_bytes = if matches!(finish, Finish::Narrow(_)) { 1 } else { 4 };
+    let out_bytes = finish.bytes();
     let padded = packing.padded_columns();
     let row_bytes = packing.units() * packing.form.unit() * packing.form.left_bytes();
     assert!(rows.end() + row_bytes <= rows.data.len(), "rows end at {}", rows.end() + row_bytes);
@@ -424,7 +431,33 @@ pub(crate) fn multiply(
 }
 
 /// All rows by one block, for a tier.
-type Kernel = unsafe fn(&Rows<'_>, (usize, usize), &Block, *mut u8);
+pub(super) type Kernel = unsafe fn(&Rows<'_>, (usize, usize), &Block, *mut u8);
+
+/// The walks of a [`Tile`], compiled for its instructions, as a function from the block's lanes and width to a [`Kernel`].
+macro_rules! kernels {
+    ($(#[$doc:meta])* $name:ident, $tile:ty $(, $features:literal)?) => {
+        $(#[$doc])*
+        pub(super) fn $name(lanes: usize, is_wide: bool) -> $crate::infer::quant::kernel::product::Kernel {
+            $(#[target_feature(enable = $features)])?
+            unsafe fn run<const V: usize, const WIDE: bool>(
+                rows: &Rows<'_>,
+                range: (usize, usize),
+                block: &Block,
+                out: *mut u8,
+            ) {
+                // SAFETY: passed on from the caller.
+                unsafe { walk::<$tile, V, WIDE>(rows, range, block, out) }
+            }
+            match (lanes, is_wide) {
+                (8, false) => run::<1, false>,
+                (8, true) => run::<1, true>,
+                (_, false) => run::<2, false>,
+                (_, true) => run::<2, true>,
+            }
+        }
+    };
+}
+pub(super) use kernels;
 
 fn kernel(tier: Tier, form: Form, lanes: usize, is_wide: bool) -> Kernel {
     let _ = tier;

@@ -1,8 +1,8 @@
 //! Functions of real numbers: exponential, error function, Softmax, LayerNorm and Gelu of rows.
 //!
 //! Every operation is one IEEE single precision operation in the written order, sums run in eight interleaved parts
-//! ([`sum`]), and nothing is fused: the same bits whatever the vector width. The slow interpreter calls these very functions,
-//! because their formulas are their definition; the tests compare them with double precision.
+//! ([`sum`]), and nothing is fused: the same bits whatever the vector width. The interpreter has its own,
+//! in the order of the index; the two are compared within a tolerance, and these with double precision.
 
 /// Parts that a sum is taken in: element `i` goes to part `i % LANES`.
 const LANES: usize = 8;

@@ -1,6 +1,6 @@
 //! The plain tile: what every other tier's tile must equal.
 
-use super::product::{Block, Finish, Rows, Tile, walk};
+use super::product::{Block, Finish, Rows, Tile, kernels, walk};
 
 /// Pairs of i16, in plain Rust.
 struct Scalar;
@@ -110,17 +110,7 @@ pub(super) unsafe fn strips(row: &super::depthwise::Row<'_>) {
     unsafe { super::depthwise::walk::<Scalar>(row) }
 }
 
-unsafe fn run<const V: usize, const WIDE: bool>(rows: &Rows<'_>, range: (usize, usize), block: &Block, out: *mut u8) {
-    // SAFETY: passed on from the caller.
-    unsafe { walk::<Scalar, V, WIDE>(rows, range, block, out) }
-}
-
-/// For [`super::product::Form::Pairs`].
-pub(super) fn kernel(lanes: usize, is_wide: bool) -> unsafe fn(&Rows<'_>, (usize, usize), &Block, *mut u8) {
-    match (lanes, is_wide) {
-        (8, false) => run::<1, false>,
-        (8, true) => run::<1, true>,
-        (_, false) => run::<2, false>,
-        (_, true) => run::<2, true>,
-    }
-}
+kernels!(
+    /// For [`super::product::Form::Pairs`].
+    kernel, Scalar
+);

@@ -6,7 +6,7 @@
 use std::arch::x86_64::*;
 
 use super::avx2::{finish, settled};
-use super::product::{Block, Rows, Tile, walk};
+use super::product::{Block, Kernel, Rows, Tile, walk};
 
 /// 256-bit registers, as AVX-VNNI has them.
 struct Vnni256;
@@ -110,7 +110,7 @@ unsafe fn wide<const V: usize>(rows: &Rows<'_>, range: (usize, usize), block: &B
 }
 
 /// For [`super::product::Form::QuadsAvx2`]; `is_512` says which of the two.
-pub(super) fn kernel(is_512: bool, lanes: usize) -> unsafe fn(&Rows<'_>, (usize, usize), &Block, *mut u8) {
+pub(super) fn kernel(is_512: bool, lanes: usize) -> Kernel {
     match (is_512, lanes) {
         (false, 8) => narrow::<1>,
         (false, _) => narrow::<2>,

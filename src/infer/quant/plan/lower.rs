@@ -9,7 +9,7 @@ mod products;
 use tract_core::internal::{TractErrorContext, TractResult, bail, ensure};
 
 use super::super::Affine;
-use super::super::graph::{Graph, Node, Number, Op, Value, ValueId};
+use super::super::graph::{Clamp, Graph, Node, Number, Op, Value, ValueId};
 use super::super::kernel::memory::BufferId;
 use super::super::kernel::{Narrow, Params, SLACK, Stored, shift};
 use super::super::tier::Tier;
@@ -22,7 +22,15 @@ use super::{Plan, Step, StepInfo};
 const PREFERENCE_DEPTH: usize = 16;
 
 /// The plan of `graph`.
+/// Most elements of a value: sizes of it and of its padding are then numbers that do not overflow.
+const ELEMENTS_MAX: usize = 1 << 30;
+
 pub(super) fn lower(graph: &Graph, tier: Tier) -> TractResult<Plan> {
+    for value in &graph.values {
+        let elements = value.shape.iter().try_fold(1_usize, |n, d| n.checked_mul(*d));
+        let fits = elements.is_some_and(|n| (1..=ELEMENTS_MAX).contains(&n));
+        ensure!(fits, "`{}` is {:?}, expected 1 to {ELEMENTS_MAX} elements", value.name, value.shape);
+    }
     let mut lowering =
         Lowering { graph, tier, wanted: vec![], views: vec![None; graph.values.len()], steps: vec![], node: None };
     for (i, id) in graph.inputs.iter().enumerate() {
@@ -106,10 +114,7 @@ impl<'g> Lowering<'g> {
     }
 
     fn kind(&self, id: ValueId) -> TractResult<Kind> {
-        Ok(match self.value(id)?.number {
-            Number::F32 => Kind::Real,
-            Number::Int(a) => Kind::Stored(Params::from(a), Narrow::new(a, super::super::graph::Clamp::NONE)),
-        })
+        self.clamped(id, Clamp::NONE)
     }
 
     /// A buffer that holds exactly `id` from its first element, dense in `order`; copied there if need be.
@@ -314,6 +319,6 @@ fn table_from(f: impl Fn(i32) -> Stored) -> Box<[Stored; 256]> {
 /// Values under other parameters; the same bits moved where only the signedness differs.
 fn requantize_table(from: Affine, to: Affine) -> Box<[Stored; 256]> {
     let (params, factor) = (Params::from(from), from.scale / to.scale);
-    let narrow = Narrow::new(to, super::super::graph::Clamp::NONE);
+    let narrow = Narrow::new(to, Clamp::NONE);
     table_from(|q| narrow.apply((q - params.zero) as f32 * factor))
 }

@@ -306,7 +306,7 @@ impl Matrix {
 
     fn multiply(&self, tier: Tier, x: Read<'_>, out: Write<'_>, scratch: Write<'_>, columns: &Columns<'_>, zero: i32) {
         let Packed { packing, data, .. } = &self.packed;
-        let out_bytes = if matches!(self.finish, Finish::Narrow(_)) { 1 } else { 4 };
+        let out_bytes = self.finish.bytes();
         let stride = packing.shape.columns * out_bytes;
         let out = out.bytes();
         if !packing.form.is_wide() {
@@ -400,7 +400,7 @@ impl Windowed {
             segments: &self.segments,
             count: self.table.len(),
         };
-        let out_bytes = if matches!(self.finish, Finish::Narrow(_)) { 1 } else { 4 };
+        let out_bytes = self.finish.bytes();
         let stride = self.out_channels * out_bytes;
         let start = image * self.table.len() * stride + group * packing.shape.columns * out_bytes;
         let mut into = Into { data: out.bytes(), start, stride };
@@ -436,7 +436,7 @@ impl Attention {
         let (packed, widened) = (packed.words(), widened.words());
         let len = self.packing.shape.len;
         let columns = Columns { bias: &self.bias, factor: &self.factor, offset: &[] };
-        let out_bytes = if matches!(self.finish, Finish::Narrow(_)) { 1 } else { 4 };
+        let out_bytes = self.finish.bytes();
         let chunk = rows_at_a_time(self.rows, len);
         let mut last = None;
         for batch in &self.batches {

@@ -591,3 +591,34 @@ same! {
     networks_equal_the_interpreter: network, Expect::Same;
     rows_are_near_the_interpreter: rows, Expect::Near(2e-5);
 }
+
+/// A kernel follows pointers by strides that the file gives: these wrap around to small sizes.
+#[test]
+fn a_window_out_of_all_proportion_is_refused() {
+    let value = |shape: &[usize]| Value {
+        name: "v".into(),
+        shape: TVec::from_slice(shape),
+        number: Number::Int(Affine::new(0.1, 0, IntType::U8).unwrap()),
+    };
+    for (groups, stride) in [(16, 1 << 56), (1, 1 << 56), (16, usize::MAX / 16)] {
+        let window = Window { kernel: [3, 3], stride: [1, stride], dilation: [1, 1], pad: [0, 0, 0, (1 << 60) + 16] };
+        let data = vec![1; 16 * (16 / groups) * 9];
+        let weights = Weights { data, scale: vec![0.1], zero_point: vec![0] };
+        let conv = Conv { window, groups, weights, bias: vec![], clamp: Clamp::NONE };
+        let node = Node { name: "n".into(), op: Op::Conv(conv), inputs: tvec!(ValueId(0)), output: ValueId(1) };
+        let values = vec![value(&[1, 16, 3, 1]), value(&[1, 16, 1, 17])];
+        let graph = Graph { values, nodes: vec![node], inputs: vec![ValueId(0)], outputs: vec![ValueId(1)] };
+        let error = format!("{:#}", Plan::new(&graph, Tier::best()).unwrap_err());
+        assert!(error.contains("out of proportion"), "{error}");
+    }
+}
+
+#[test]
+fn a_value_without_elements_is_refused() {
+    let number = Number::F32;
+    let value = || Value { name: "v".into(), shape: tvec![1, 0, 3], number };
+    let node = Node { name: "n".into(), op: Op::Gelu, inputs: tvec!(ValueId(0)), output: ValueId(1) };
+    let (inputs, outputs) = (vec![ValueId(0)], vec![ValueId(1)]);
+    let graph = Graph { values: vec![value(), value()], nodes: vec![node], inputs, outputs };
+    assert!(Plan::new(&graph, Tier::best()).unwrap_err().to_string().contains("`v` is [1, 0, 3]"));
+}

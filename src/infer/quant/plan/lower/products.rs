@@ -1,6 +1,6 @@
 //! Convolutions, fully connected layers and attention: choice of the kernel, packing of weights.
 
-use tract_core::internal::{TractResult, bail, ensure};
+use tract_core::internal::{TractErrorContext, TractResult, bail, ensure};
 
 use super::super::super::graph::{Clamp, Conv, FullyConnected, Node, Number, ValueId, Weights};
 use super::super::super::kernel::depthwise::{Depthwise, Size, TAPS_MAX, Taps};
@@ -104,20 +104,20 @@ impl Lowering<'_> {
 
         let padded = packing.padded_columns();
         let (mut bias, mut factor) = (vec![0; padded], vec![0.0; padded]);
-        packing.spread(&per_column(&starts), 0, &mut bias);
-        packing.spread(&per_column(&scales), 0.0, &mut factor);
+        packing.spread(&starts, 0, &mut bias);
+        packing.spread(&scales, 0.0, &mut factor);
         let offset = match real_bias {
             Some(real) if !real.is_empty() => {
                 let mine: Vec<f32> = (0..shape.columns).map(|c| of_channel(real, first + c)).collect();
                 let mut offset = vec![0.0; padded];
-                packing.spread(&per_column(&mine), 0.0, &mut offset);
+                packing.spread(&mine, 0.0, &mut offset);
                 offset
             }
             _ => vec![],
         };
         let dynamic = left.dynamic.map(|params| {
             let mut ordered = vec![0; padded];
-            packing.spread(&per_column(&sums), 0, &mut ordered);
+            packing.spread(&sums, 0, &mut ordered);
             Dynamic { params, columns: self.buffer(padded * 8), sums: ordered }
         });
         Ok((Packed { packing, data, bias, factor, offset }, dynamic))
@@ -199,6 +199,15 @@ impl Lowering<'_> {
         let (per_group, out_per_group) = (channels / groups, out_channels / groups);
         let [kh, kw] = conv.window.kernel;
         check_weights(&conv.weights, out_channels, per_group * kh * kw)?;
+        // Kernels step through padded rows by pointer, so that no size of theirs may overflow, whatever the file says.
+        let padded = || {
+            let [top, left, ..] = conv.window.pad;
+            let rows = conv.window.reach(0, out_height)?.max(top.checked_add(height)?);
+            let columns = conv.window.reach(1, out_width)?.max(left.checked_add(width)?);
+            let bytes = rows.checked_mul(columns)?.checked_mul(channels)?.checked_mul(2)?;
+            Some((rows, columns)).filter(|_| u32::try_from(bytes).is_ok())
+        };
+        ensure!(padded().is_some(), "{:?} over an image of {:?} is out of proportion", conv.window, value.shape);
         let data = &conv.weights.data;
         let order = channel_last(value.shape.len());
         let left = self.left(x, &order, real_bias.is_some())?;
@@ -230,14 +239,13 @@ impl Lowering<'_> {
             let taps = Taps { weight: &weight, bias: &bias, factor: &factor };
             let depthwise = Depthwise::new(self.tier, size, channels, out_size, conv.window, &taps);
             let scratch = self.buffer(depthwise.scratch_bytes());
-            let out_element = if tail.out_scale.is_some() { 1 } else { 4 };
             let task = Task::Strips(Strips {
                 x: left.buffer,
                 out: buffer,
                 scratch,
                 images,
                 image_len: channels * height * width,
-                out_bytes: out_channels * out_height * out_width * out_element,
+                out_bytes: out_channels * out_height * out_width * tail.finish.bytes(),
                 zero: left.params.zero,
                 depthwise: Box::new(depthwise),
                 finish: tail.finish,
@@ -264,8 +272,9 @@ impl Lowering<'_> {
             dynamic.extend(d);
         }
         let element = packed[0].packing.form.left_bytes();
-        let padded_height = ((out_height - 1) * conv.window.stride[0] + (kh - 1) * dh + 1).max(1);
-        let padded_width = ((out_width - 1) * conv.window.stride[1] + (kw - 1) * dw + 1).max(conv.window.pad[1] + 1);
+        let reach = |axis, out| conv.window.reach(axis, out).context("a window without an end");
+        let padded_height = reach(0, out_height)?;
+        let padded_width = reach(1, out_width)?.max(conv.window.pad[1] + 1);
         let pitch = padded_width * channels * element;
         let segments = (0..segment_count)
             .map(|s| if is_run { s * dh * pitch } else { s / kw * dh * pitch + s % kw * dw * channels * element })
@@ -381,9 +390,4 @@ impl Lowering<'_> {
         self.push("MatMul", count * rows * len * columns, &[view_a.buffer, view_b.buffer], &[buffer, scratch], task);
         self.define(out, buffer, &order)
     }
-}
-
-/// A list of one stands for every column in [`Packing::spread`]; two make it one of columns.
-fn per_column<T: Copy>(of: &[T]) -> Vec<T> {
-    if let [one] = of { vec![*one, *one] } else { of.to_vec() }
 }
