@@ -28,6 +28,7 @@ done
 install -D -m 644 deploy/attendant.toml "$root/etc/attendant/attendant.toml"
 install -D -m 644 deploy/systemd/attendant.service "$root/usr/lib/systemd/system/attendant.service"
 install -D -m 644 deploy/systemd/attendant.sysusers "$root/usr/lib/sysusers.d/attendant.conf"
+install -D -m 644 deploy/modules-load.conf "$root/usr/lib/modules-load.d/attendant.conf"
 install -D -m 644 deploy/udev/60-attendant.rules "$root/usr/lib/udev/rules.d/60-attendant.rules"
 install -D -m 644 README.md "$root/usr/share/doc/attendant/README.md"
 install -D -m 644 LICENSE-MIT "$root/usr/share/doc/attendant/copyright"

@@ -64,14 +64,16 @@ impl Camera for Hanging {
     }
 }
 
-/// Lets go of the hanging camera once an event has told of it.
-struct Release(Option<Sender<()>>);
+/// Lets go of the hanging camera once an event has told of it; the manager must not have been told that all is well then.
+struct Release(Option<Sender<()>>, Heard);
 
 impl Sink for Release {
     fn emit(&mut self, event: &Event) -> Result<(), SinkError> {
         let mut line = Vec::new();
         event.write_json(&mut line).unwrap();
         if String::from_utf8(line).unwrap().contains("its driver has not answered") {
+            let last = self.1.0.lock().unwrap().last().cloned();
+            assert_ne!(last.as_deref(), Some("Alive"), "alive while a driver hangs");
             self.0 = None;
         }
         Ok(())
@@ -102,7 +104,7 @@ fn a_driver_that_hangs_is_said_and_silences_the_watchdog() {
     let camera = LiveSource { name: "camera".into(), paced: false, opener: Opener::Camera(Box::new(open)) };
     let heard = Heard::default();
     let mut upkeep = Upkeep { manager: Box::new(heard.clone()), ..Upkeep::default() };
-    let mut release = Release(Some(hold));
+    let mut release = Release(Some(hold), heard.clone());
     let (_, lines) = run(vec![camera, typist(&[1000, 20_000])], &mut pipeline(), &mut upkeep, &mut release);
     assert!(release.0.is_none(), "{lines}");
     assert!(
@@ -111,6 +113,7 @@ fn a_driver_that_hangs_is_said_and_silences_the_watchdog() {
     );
     let heard = heard.0.lock().unwrap();
     assert!(heard[0].starts_with("Status(\"card Absent, speech Absent, request "), "{heard:?}");
+    assert!(heard.iter().any(|m| m.starts_with("Status(") && m.contains("request Ok")), "{heard:?}");
     assert_eq!(heard.iter().filter(|m| *m == "Ready").count(), 1, "{heard:?}");
     assert_eq!(heard.last().map(String::as_str), Some("Stopping"));
 }

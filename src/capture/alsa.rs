@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use alsa::pcm::{Access, Format, Frames, HwParams, PCM, State, TstampType};
 use alsa::{Direction, ValueOr};
-use log::{info, warn};
+use log::{debug, info, warn};
 
 use crate::capture::node::{self, Hints};
 use crate::capture::sound::{SampleClock, of_s16, of_s32, to_mono};
@@ -85,7 +85,14 @@ impl AlsaMic {
             device => device.to_owned(),
         };
         let failed = |doing: &str, e: alsa::Error| failed(name, &device, doing, e);
-        let pcm = PCM::new(&device, Direction::Capture, true).map_err(|e| failed("opening", e))?;
+        // What the library would write to standard error at every attempt; installed anew, it is empty.
+        let said = alsa::Output::local_error_handler().ok();
+        let pcm = PCM::new(&device, Direction::Capture, true).map_err(|e| {
+            if let Some(said) = &said {
+                debug!("{name}: {}", said.borrow());
+            }
+            failed("opening", e)
+        })?;
         let set = configure(&pcm, options).map_err(|e| failed("setting it up", e))?;
         let Some(set) = set else {
             return Err(reopen(name, &format!("{device}: records in none of S16, S32 and float; use plug{device}")));
@@ -118,11 +125,11 @@ impl AlsaMic {
     }
 
     fn nothing(&self) -> CaptureError {
-        let silent = self.clock.now() - self.fresh;
-        if silent < self.timeout {
+        if self.clock.now() - self.fresh < self.timeout {
             return CaptureError::new(ErrorKind::Wait, &*self.name, "no sample");
         }
-        let message = format!("{}: no sample for {} ms; check the plug", self.device, silent.as_ms());
+        // The limit, not what was measured: the same reason at every attempt is said once.
+        let message = format!("{}: no sample for {} ms; check the plug", self.device, self.timeout.as_ms());
         reopen(&self.name, &message)
     }
 
@@ -133,9 +140,12 @@ impl AlsaMic {
         }
         self.overruns += 1;
         self.is_broken = true;
-        warn!("{}: overrun {}; the sound has a gap", self.name, self.overruns);
+        if self.overruns.is_power_of_two() {
+            warn!("{}: overrun {}; the sound has a gap", self.name, self.overruns);
+        }
         match self.pcm.try_recover(error, true).and_then(|()| self.pcm.start()) {
-            Ok(()) => CaptureError::new(ErrorKind::Wait, &*self.name, "overrun"),
+            // Counts as silence: a card that overruns at once, again and again, is opened anew like one that says nothing.
+            Ok(()) => self.nothing(),
             Err(e) => failed(&self.name, &self.device, "recovering from an overrun", e),
         }
     }
@@ -263,12 +273,10 @@ fn reopen(name: &str, message: &str) -> CaptureError {
 /// An error of ALSA, with the process that holds a busy card.
 fn failed(name: &str, device: &str, doing: &str, error: alsa::Error) -> CaptureError {
     let hints = Hints { group: "audio", proc: Path::new("/proc") };
-    let nodes = capture_nodes(Path::new("/dev/snd"));
-    let busy = nodes.iter().find(|node| !node::holders(hints.proc, node).is_empty());
-    let node = match error.errno() {
-        libc::EBUSY => busy.cloned().unwrap_or_else(|| device.into()),
-        _ => PathBuf::from(device),
-    };
+    let is_held = |node: &PathBuf| !node::holders(hints.proc, node).is_empty();
+    let held = || capture_nodes(Path::new("/dev/snd")).into_iter().find(is_held);
+    let busy = if error.errno() == libc::EBUSY { held() } else { None };
+    let node = busy.unwrap_or_else(|| device.into());
     node::failed(name, &node, doing, &io::Error::from_raw_os_error(error.errno()), hints)
 }
 

@@ -22,6 +22,8 @@ use crate::time::{Clock, Micros};
 
 /// Longest wait inside one call, so that a source can be asked to end.
 const SLICE: Micros = Micros::from_ms(200);
+/// The same while it is being ended, which nothing but its exit may tell.
+const GRACE_SLICE: Micros = Micros::from_ms(20);
 /// How long the program has to end by itself.
 const FAREWELL: Micros = Micros::from_ms(500);
 /// Of a line on standard error; the rest is left out.
@@ -47,7 +49,8 @@ pub struct ChildCamera {
     name: String,
     program: String,
     child: Child,
-    out: ChildStdout,
+    /// Until it is closed.
+    out: Option<ChildStdout>,
     err: Option<ChildStderr>,
     /// The beginning of a line on standard error.
     line: Vec<u8>,
@@ -92,7 +95,7 @@ impl ChildCamera {
             name: name.clone(),
             program: program.clone(),
             child,
-            out,
+            out: Some(out),
             err: Some(err),
             line: Vec::new(),
             last_line: String::new(),
@@ -109,7 +112,9 @@ impl ChildCamera {
     }
 
     fn unblock(&self) -> io::Result<()> {
-        rustix::io::ioctl_fionbio(&self.out, true)?;
+        if let Some(out) = &self.out {
+            rustix::io::ioctl_fionbio(out, true)?;
+        }
         if let Some(err) = &self.err {
             rustix::io::ioctl_fionbio(err, true)?;
         }
@@ -121,10 +126,10 @@ impl ChildCamera {
         CaptureError::new(ErrorKind::Reopen, &*self.name, format!("{} {message}{said}", self.program))
     }
 
-    /// Waits until the program has written something, or for `limit`.
+    /// Waits until the program has written something to what it has not closed, or for `limit`.
     fn wait(&self, limit: Micros) -> io::Result<()> {
         let timeout = Timespec { tv_sec: (limit.0 / 1_000_000) as i64, tv_nsec: (limit.0 % 1_000_000 * 1000) as i64 };
-        let both = [Some(self.out.as_fd()), self.err.as_ref().map(AsFd::as_fd)];
+        let both = [self.out.as_ref().map(AsFd::as_fd), self.err.as_ref().map(AsFd::as_fd)];
         let mut fds: heapless::Vec<PollFd<'_>, 2> =
             both.into_iter().flatten().map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)).collect();
         match poll(&mut fds, Some(&timeout)) {
@@ -170,7 +175,8 @@ impl ChildCamera {
     /// Reads what is there of the frame. True when it is whole.
     fn fill(&mut self) -> Result<bool, CaptureError> {
         while self.filled < self.buffer.len() {
-            match self.out.read(&mut self.buffer[self.filled..]) {
+            let Some(out) = &mut self.out else { return Err(self.fail("closed its output")) };
+            match out.read(&mut self.buffer[self.filled..]) {
                 Ok(0) => return Err(self.ended()),
                 Ok(n) => self.filled += n,
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(false),
@@ -184,6 +190,7 @@ impl ChildCamera {
 
     /// The program has closed its output: how it ended, and what it said last.
     fn ended(&mut self) -> CaptureError {
+        self.out = None;
         let until = self.clock.now() + FAREWELL;
         while self.err.is_some() && self.clock.now() < until && self.wait(SLICE).is_ok() {
             self.listen();
@@ -200,9 +207,9 @@ impl Camera for ChildCamera {
         self.wait(SLICE).map_err(|e| self.fail(&format!("cannot be waited for: {e}")))?;
         self.listen();
         if !self.fill()? {
-            let silent = self.clock.now() - self.fresh;
-            if silent >= self.timeout {
-                return Err(self.fail(&format!("has written no frame for {} ms", silent.as_ms())));
+            if self.clock.now() - self.fresh >= self.timeout {
+                // The limit, not what was measured: the same reason at every attempt is said once.
+                return Err(self.fail(&format!("has written no frame for {} ms", self.timeout.as_ms())));
             }
             return Err(CaptureError::new(ErrorKind::Wait, &*self.name, "no frame"));
         }
@@ -226,9 +233,12 @@ impl Drop for ChildCamera {
             let until = self.clock.now() + FAREWELL;
             let mut scrap = [0; 1 << 14];
             // its output is read away meanwhile: a program that waits for its reader would not end
-            while matches!(self.child.try_wait(), Ok(None)) && self.clock.now() < until && self.wait(SLICE).is_ok() {
-                if matches!(self.out.read(&mut scrap), Ok(0)) {
-                    break;
+            while matches!(self.child.try_wait(), Ok(None))
+                && self.clock.now() < until
+                && self.wait(GRACE_SLICE).is_ok()
+            {
+                if self.out.as_mut().is_some_and(|out| matches!(out.read(&mut scrap), Ok(0))) {
+                    self.out = None;
                 }
                 self.listen();
             }
@@ -302,6 +312,23 @@ mod tests {
             drop(camera);
             assert!(rustix::process::test_kill_process(pid).is_err(), "{command:?} was left behind");
         }
+    }
+
+    #[test]
+    fn a_program_that_has_closed_its_output_has_its_time_to_end() {
+        let dir = tempfile::tempdir().unwrap();
+        let (ready, mark) = (dir.path().join("ready"), dir.path().join("ended"));
+        let script = format!(
+            "trap 'touch {}; exit' TERM; exec >&- 2>&-; touch {}; while :; do sleep 0.01; done",
+            mark.display(),
+            ready.display()
+        );
+        let camera = camera(&["sh", "-c", &script], 5000).unwrap();
+        while !ready.exists() {
+            std::thread::yield_now();
+        }
+        drop(camera);
+        assert!(mark.exists(), "killed before it could let go");
     }
 
     #[test]

@@ -163,11 +163,11 @@ impl V4l2Camera {
 
     /// Nothing usable yet: wait on, or give up when that has been too long.
     fn nothing(&self, what: &str) -> CaptureError {
-        let silent = self.clock.now() - self.fresh;
-        if silent < self.timeout {
+        if self.clock.now() - self.fresh < self.timeout {
             return CaptureError::new(ErrorKind::Wait, &*self.name, what);
         }
-        let (node, ms) = (self.node.display(), silent.as_ms());
+        // The limit, not what was measured: the same reason at every attempt is said once.
+        let (node, ms) = (self.node.display(), self.timeout.as_ms());
         reopen(&self.name, &format!("{node}: {what} for {ms} ms; check the cable and the supply"))
     }
 }

@@ -104,8 +104,8 @@ impl<P: OutputPin + Send> Sink for OutputLine<P> {
             Wanted::On => {
                 // a state that goes on does not begin again
                 if !(self.trigger == Trigger::Failed && (self.is_on || self.until.is_some())) {
-                    self.until = self.pulse.map(|pulse| event.t_us + pulse);
                     self.set(true)?;
+                    self.until = self.pulse.map(|pulse| event.t_us + pulse);
                 }
                 Ok(())
             }

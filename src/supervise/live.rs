@@ -22,7 +22,7 @@ use crate::emit::{Sink, SinkError};
 use crate::metrics::Histogram;
 use crate::pipeline::{Pipeline, TICK};
 use crate::queue::{Bounded, Latest, Taken, Wake, WhenFull};
-use crate::signal::{AudioBlock, Event, EventKind, Frame, Reading, Sample, Utterance};
+use crate::signal::{AudioBlock, Event, Frame, Reading, Sample, Utterance};
 use crate::time::{Clock, Micros};
 
 use super::budget::{Governor, LOOK, Measured};
@@ -379,7 +379,9 @@ struct Care<'a> {
     next_look: Micros,
     hangs: Vec<bool>,
     board: Arc<str>,
+    /// What the service manager was told last, and what it would be told.
     status: String,
+    line: String,
 }
 
 impl<'a> Care<'a> {
@@ -393,6 +395,7 @@ impl<'a> Care<'a> {
             hangs: vec![false; n_sources],
             board: "board".into(),
             status: String::new(),
+            line: String::new(),
         }
     }
 
@@ -420,12 +423,13 @@ impl<'a> Care<'a> {
             }
             self.hangs[i] = hangs;
         }
-        if events.iter().any(|e| matches!(e.kind, EventKind::Modality { .. })) || self.status.is_empty() {
-            self.status.clear();
-            for (name, state) in pipeline.states() {
-                let gap = if self.status.is_empty() { "" } else { ", " };
-                _ = write!(self.status, "{gap}{name} {state:?}");
-            }
+        self.line.clear();
+        for (name, state) in pipeline.states() {
+            let gap = if self.line.is_empty() { "" } else { ", " };
+            _ = write!(self.line, "{gap}{name} {state:?}");
+        }
+        if self.line != self.status {
+            std::mem::swap(&mut self.line, &mut self.status);
             self.heart.status(&self.status);
         }
         if now >= self.next_look {

@@ -5,6 +5,8 @@ now_ms() {
     # hundredths of a second, with a leading 1 so that 08 is no octal number
     echo "$((${t%.*} * 1000 + 1${t#*.}0 - 1000))"
 }
+# Into the journal that the service writes to.
+mark() { echo "$*" | systemd-cat -t lab; }
 say() { echo "[$(now_ms)] $*"; }
 
 # The two ends of the loop need the same timings and format.
@@ -33,10 +35,4 @@ device = "hw:CARD=Loop,DEV=1"
 [[sink]]
 kind = "jsonl"
 CONFIG
-}
-
-# Events so far that match every pattern.
-count() {
-    pattern=$1
-    journalctl -u attendant -o cat --no-pager | grep -c -- "$pattern"
 }
