@@ -441,7 +441,7 @@ impl Planned {
                     .ok_or_else(|| format!("input `{}` is {}, a plan needs it fixed", i.name, i.describe()))
             })
             .collect::<Result<Vec<_>, _>>()?;
-        let Built { outputs, state, report } = guarded(|| build(proto, &fixed))?;
+        let Built { outputs, state, report } = guarded(|| build(proto.clone(), &fixed))?;
         outputs?;
         let mut planned = Planned::default();
         for &step in state.plan().order_without_consts() {

@@ -168,8 +168,10 @@ impl Model {
     /// # Errors
     /// As [`Model::load`]; also if a state's input and output do not exist or differ in shape or type.
     pub fn load_with_state(path: &Path, inputs: &[InputFact<'_>], states: &[StateSpec]) -> Result<Self, InferError> {
-        let bytes = read(path)?;
-        Self::from_bytes(&path.display().to_string(), &bytes, inputs, states)
+        let name = path.display().to_string();
+        // the file's bytes are gone before the model is built
+        let proto = decode(&name, &read(path)?)?;
+        Self::from_proto(&name, proto, inputs, states)
     }
 
     /// As [`Model::load_with_state`], from memory; `name` stands in messages.
@@ -182,15 +184,23 @@ impl Model {
         inputs: &[InputFact<'_>],
         states: &[StateSpec],
     ) -> Result<Self, InferError> {
+        Self::from_proto(name, decode(name, bytes)?, inputs, states)
+    }
+
+    fn from_proto(
+        name: &str,
+        mut proto: ModelProto,
+        inputs: &[InputFact<'_>],
+        states: &[StateSpec],
+    ) -> Result<Self, InferError> {
         // A wrong choice of the CPU is not the file's fault.
         super::kernel_tier()?;
-        let mut proto = decode(name, bytes)?;
         onnx::prepare(&mut proto);
         check_operators(name, &proto)?;
         check_types(name, &proto)?;
         let found = declared_inputs(&proto);
         let facts = match_inputs(name, &found, inputs, states)?;
-        let build = || build(&proto, &facts);
+        let build = || build(proto, &facts);
         let Built { outputs, state, .. } =
             guarded(build).map_err(|reason| InferError::Corrupt { model: name.into(), reason })?;
         let mismatch = |reason: String| InferError::Mismatch { model: name.into(), reason };
@@ -691,14 +701,15 @@ pub(super) struct Built {
     pub(super) report: Report,
 }
 
-/// From the parsed file to a plan. Every dimension is fixed before types are inferred.
-pub(super) fn build(proto: &ModelProto, inputs: &[FixedInput]) -> TractResult<Built> {
-    let mut decided = None;
+/// From the parsed file to a plan. Every dimension is fixed before types are inferred. The file's own copy of the weights is
+/// gone before they are packed.
+pub(super) fn build(mut proto: ModelProto, inputs: &[FixedInput]) -> TractResult<Built> {
     if proto.graph.iter().flat_map(|g| &g.node).any(|n| n.op_type == "If") {
-        branches::decide(decided.insert(proto.clone()), inputs);
+        branches::decide(&mut proto, inputs);
     }
-    let proto = decided.as_ref().unwrap_or(proto);
-    let mut parsed = onnx::importer().parse(proto, None)?;
+    let mut parsed = onnx::importer().parse(&proto, None)?;
+    let output_names: Vec<String> = proto.graph.iter().flat_map(|g| &g.output).map(|o| o.name.clone()).collect();
+    drop(proto);
     ensure!(parsed.unresolved_inputs.is_empty(), "tensors that nothing makes: {}", parsed.unresolved_inputs.join(", "));
     for (ix, input) in inputs.iter().enumerate() {
         parsed.model.set_input_fact(ix, InferenceFact::dt_shape(input.dtype.to_tract(), &input.shape))?;
@@ -709,11 +720,10 @@ pub(super) fn build(proto: &ModelProto, inputs: &[FixedInput]) -> TractResult<Bu
     quant::depthwise_f32::rewrite(&mut typed, tier)?;
     quant::reset_recurrence_every_run(&mut typed);
     widen_outputs(&mut typed)?;
-    let graph_outputs: Vec<&pb::ValueInfoProto> = proto.graph.iter().flat_map(|g| &g.output).collect();
     let mut infos = Ok(Vec::new());
-    for (ix, output) in graph_outputs.iter().enumerate() {
+    for (ix, name) in output_names.iter().enumerate() {
         let fact = typed.output_fact(ix)?;
-        match output_info(&output.name, fact) {
+        match output_info(name, fact) {
             Ok(info) => {
                 if let Ok(infos) = &mut infos {
                     infos.push(info);

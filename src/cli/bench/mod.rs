@@ -33,13 +33,13 @@ pub struct BenchArguments {
     #[arg(long, value_name = "TEXT")]
     text: Option<String>,
     /// Steps to time, after a tenth of them as warm-up
-    #[arg(long, default_value_t = 500)]
+    #[arg(long, default_value_t = 500, value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
     steps: u32,
     /// For a model file: its inputs in the file's order, one option each; made-up values if absent
     #[arg(long, value_name = "FILE.npy")]
     input: Vec<PathBuf>,
     /// For a model file: runs to time, after a tenth of them as warm-up
-    #[arg(long, default_value_t = 500)]
+    #[arg(long, default_value_t = 500, value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
     runs: u32,
     /// For a model file: threads
     #[arg(long, default_value_t = 1)]

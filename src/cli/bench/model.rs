@@ -7,17 +7,20 @@ use std::io::{self, BufRead as _, Write as _};
 use std::path::Path;
 use std::process::ExitCode;
 
-use attendant::infer::{Dtype, InputFact, Model, inspect};
-use attendant::signal::{Tensor, TensorData};
+use attendant::infer::{Dtype, InputFact, Model, declared, inspect};
+use attendant::signal::{MAX_RANK, Tensor, TensorData};
 use attendant::time::NanoTimer;
 
 use super::super::{Common, Failure, doctor, npy, out, outln, table};
 use super::{BenchArguments, Times};
 
+/// Most elements of an input that is made up: a picture of 8192 x 8192 in colour.
+const MADE_UP_MAX: usize = 3 << 26;
+
 /// Runs of one model in a row when two take turns.
 const TURN: u32 = 10;
 
-/// One step of the plan, over all timed runs.
+/// One step of the plan, over runs of its own after the timed ones.
 #[derive(Debug, serde::Serialize)]
 struct Operator {
     node: String,
@@ -68,7 +71,6 @@ struct Loaded {
     inputs: Vec<Tensor>,
     outputs: Vec<Tensor>,
     load_ms: f64,
-    macs: Option<u64>,
 }
 
 /// Runs the command for the model file `path`.
@@ -100,6 +102,9 @@ pub fn run(common: &Common, args: &BenchArguments, path: &Path) -> Result<ExitCo
         let theirs = timed(&mut theirs);
         Versus { model: other.name, ratio: times.p50_us / theirs.p50_us, times: theirs }
     });
+    // Before the file is looked at as a whole, which takes memory of its own.
+    let peak_memory_kb = doctor::peak_memory_kb();
+    let macs = inspect(path)?.macs;
     let report = Report {
         cpu: doctor::cpu(),
         kernels: attendant::infer::kernel_tier()?,
@@ -107,10 +112,10 @@ pub fn run(common: &Common, args: &BenchArguments, path: &Path) -> Result<ExitCo
         runs: args.runs,
         load_ms: loaded.load_ms,
         first_us,
-        macs: loaded.macs,
-        gmac_per_s: loaded.macs.map(|macs| macs as f64 / times.p50_us / 1e3),
-        peak_memory_kb: doctor::peak_memory_kb(),
-        operators: loaded.operators(args.runs)?,
+        macs,
+        gmac_per_s: macs.map(|macs| macs as f64 / times.p50_us / 1e3),
+        peak_memory_kb,
+        operators: loaded.operators(args.runs, macs)?,
         model: loaded.name,
         times,
         vs,
@@ -129,14 +134,14 @@ pub fn run(common: &Common, args: &BenchArguments, path: &Path) -> Result<ExitCo
 impl Loaded {
     /// Loads `path` with the shapes that it declares, or with those of the `.npy` files in `given`.
     fn load(path: &Path, given: &[std::path::PathBuf]) -> Result<Self, Failure> {
-        let inspection = inspect(path)?;
+        let infos = declared(path)?;
         let name = path.display().to_string();
-        if !given.is_empty() && given.len() != inspection.inputs.len() {
-            let (expected, found) = (inspection.inputs.len(), given.len());
+        if !given.is_empty() && given.len() != infos.len() {
+            let (expected, found) = (infos.len(), given.len());
             return Err(Failure::Usage(format!("{name} has {expected} inputs, {found} --input were given")));
         }
-        let mut inputs = Vec::with_capacity(inspection.inputs.len());
-        for (i, info) in inspection.inputs.iter().enumerate() {
+        let mut inputs = Vec::with_capacity(infos.len());
+        for (i, info) in infos.iter().enumerate() {
             inputs.push(match given.get(i) {
                 Some(file) => npy::read_npy(file)?,
                 None => {
@@ -146,8 +151,8 @@ impl Loaded {
                     made_up(info.dtype, shape.as_deref()).ok_or_else(|| {
                         let (input, dtype) = (&info.name, info.dtype);
                         Failure::Usage(format!(
-                            "{name}: input {input} is {dtype} with open dimensions or of a type that is not made up \
-                             here; give --input FILE.npy for every input, in the file's order"
+                            "{name}: input {input} is {dtype} with open dimensions, too large or of a type that is \
+                             not made up here; give --input FILE.npy for every input, in the file's order"
                         ))
                     })?
                 }
@@ -158,11 +163,11 @@ impl Loaded {
         let timer = NanoTimer::start();
         let model = Model::load(path, &facts)?;
         let load_ms = timer.elapsed_ns() as f64 / 1e6;
-        Ok(Loaded { outputs: model.new_outputs(), name, model, inputs, load_ms, macs: inspection.macs })
+        Ok(Loaded { outputs: model.new_outputs(), name, model, inputs, load_ms })
     }
 
     /// Where the time of `runs` further runs goes.
-    fn operators(&mut self, runs: u32) -> Result<Vec<Operator>, Failure> {
+    fn operators(&mut self, runs: u32, whole_macs: Option<u64>) -> Result<Vec<Operator>, Failure> {
         self.model.measure_steps(attendant::time::now_ns);
         let mut times = Vec::new();
         self.times(runs, &mut times)?;
@@ -179,7 +184,7 @@ impl Loaded {
         let steps = self.model.measured_steps();
         let rest_ns = (total_ns - steps.iter().map(|s| s.mean_ns).sum::<f64>()).max(0.0);
         let macs = steps.iter().map(|s| s.macs).sum();
-        let rest_macs = self.macs.unwrap_or(macs).saturating_sub(macs);
+        let rest_macs = whole_macs.unwrap_or(macs).saturating_sub(macs);
         let mut rows: Vec<Operator> =
             steps.into_iter().map(|s| row(s.node, s.operator, s.tier, s.mean_ns, s.macs)).collect();
         rows.push(row(
@@ -208,9 +213,14 @@ impl Loaded {
     }
 }
 
-/// An input that is the same in every run of the program: f32 in [-1, 1), token 1, true. None for other types.
+/// An input that is the same in every run of the program: f32 in [-1, 1), token 1, true. None for other types, and for sizes that
+/// only a damaged file declares.
 fn made_up(dtype: &str, shape: Option<&[usize]>) -> Option<Tensor> {
-    let shape = shape?;
+    let shape = shape.filter(|s| s.len() <= MAX_RANK)?;
+    let volume = shape.iter().try_fold(1_usize, |volume, dim| volume.checked_mul(*dim))?;
+    if volume > MADE_UP_MAX {
+        return None;
+    }
     Some(match dtype {
         "f32" => {
             let mut tensor = Tensor::zeros_f32(shape);
