@@ -5,6 +5,8 @@
 #
 # Prints the path of the binary. Takes the toolchain's own target where it is installed (`rustup target add
 # aarch64-unknown-linux-gnu`), else Debian's packaged compiler; as root it installs the packages that are missing.
+# ATTENDANT_FEATURES are the drivers (v4l,alsa,gpio), ATTENDANT_PROFILE the profile (release). With ATTENDANT_TESTS=1 the library's unit
+# tests are built instead, and it is their path that is printed.
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -14,9 +16,22 @@ case $arch in
     arm64) triple=aarch64-unknown-linux-gnu board=${2:-generic-arm64} ;;
     *) echo "usage: $0 amd64|arm64 [BOARD]" >&2; exit 2 ;;
 esac
-features=${ATTENDANT_FEATURES:-v4l,alsa,gpio}
+features=${ATTENDANT_FEATURES-v4l,alsa,gpio}
 profile=${ATTENDANT_PROFILE:-release}
 target=${CARGO_TARGET_DIR:-target}
+folder=$profile
+[ "$profile" != dev ] || folder=debug
+
+# built ARGUMENT...: builds, and prints the path of the program, or of the tests
+built() {
+    if [ -n "${ATTENDANT_TESTS:-}" ]; then
+        cargo test --locked --no-run --lib --profile "$profile" --features "$features" --message-format json "$@" |
+            sed -n 's/.*"executable":"\([^"]*\)".*/\1/p' | tail -n 1
+    else
+        cargo build --locked --profile "$profile" --features "$features" "$@" >&2
+        echo "$out/$folder/attendant"
+    fi
+}
 
 need() { # need PACKAGE...: installs what dpkg does not have
     missing=
@@ -28,21 +43,22 @@ need() { # need PACKAGE...: installs what dpkg does not have
         echo "missing packages; run as root: apt-get install$missing" >&2
         exit 1
     fi
+    apt-get update -qq >&2 || true
     # shellcheck disable=SC2086
     DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing >&2
 }
 
 if [ "$arch" = "$(dpkg --print-architecture)" ]; then
     need libasound2-dev libclang-dev pkg-config
-    BOARD=$board cargo build --locked --profile "$profile" --features "$features" >&2
-    echo "$target/$profile/attendant"
+    out=$target
+    export BOARD="$board"
+    built
     exit 0
 fi
 
 [ "$arch" = arm64 ] || { echo "cross-building is for arm64; build $arch on $arch" >&2; exit 2; }
 if [ "$(id -u)" = 0 ] && ! dpkg --print-foreign-architectures | grep -qx arm64; then
     dpkg --add-architecture arm64
-    apt-get update -qq
 fi
 need gcc-aarch64-linux-gnu libc6-dev-arm64-cross libasound2-dev:arm64 libclang-dev pkg-config
 compiler=$(rustc --print sysroot)/bin/rustc
@@ -51,9 +67,9 @@ if [ ! -d "$(rustc --print sysroot)/lib/rustlib/$triple" ]; then
     compiler=/usr/bin/rustc
 fi
 # A directory of its own: another compiler would replace what the host's builds share.
-RUSTC=$compiler BOARD=$board CARGO_TARGET_DIR="$target/cross" \
-    CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=aarch64-linux-gnu-gcc \
-    PKG_CONFIG_ALLOW_CROSS=1 PKG_CONFIG_PATH=/usr/lib/aarch64-linux-gnu/pkgconfig \
-    BINDGEN_EXTRA_CLANG_ARGS_aarch64_unknown_linux_gnu="--target=aarch64-linux-gnu -I/usr/aarch64-linux-gnu/include" \
-    cargo build --locked --profile "$profile" --features "$features" --target "$triple" >&2
-echo "$target/cross/$triple/$profile/attendant"
+export RUSTC="$compiler" BOARD="$board" CARGO_TARGET_DIR="$target/cross"
+export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=aarch64-linux-gnu-gcc
+export PKG_CONFIG_ALLOW_CROSS=1 PKG_CONFIG_PATH=/usr/lib/aarch64-linux-gnu/pkgconfig
+export BINDGEN_EXTRA_CLANG_ARGS_aarch64_unknown_linux_gnu="--target=aarch64-linux-gnu -I/usr/aarch64-linux-gnu/include"
+out=$CARGO_TARGET_DIR/$triple
+built --target "$triple"
