@@ -104,7 +104,7 @@ fn a_broken_bundle_is_named() {
             3,
             &["advice.toml"],
         ),
-        ("demo gone", |b| fs::remove_file(b.join("demo.mcap")).unwrap(), 3, &["demo.mcap"]),
+        ("demo gone", |b| fs::remove_file(b.join("demo.mcap")).unwrap(), 2, &["demo.mcap"]),
     ];
     let mut failures = Vec::new();
     for (case, break_it, code, named) in cases {

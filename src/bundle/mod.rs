@@ -158,7 +158,7 @@ impl Bundle {
         self.manifest.advice.as_ref().map(|a| self.path(&a.catalogue))
     }
 
-    /// The demo recording.
+    /// The demo recording. A device's copy of a bundle may leave it out: it can be most of the bundle.
     #[must_use]
     pub fn demo(&self) -> Option<PathBuf> {
         self.manifest.demo.as_ref().map(|d| self.path(&d.recording))
@@ -200,7 +200,8 @@ impl Bundle {
         if let Some(advice) = &self.manifest.advice {
             named.push((vec![Key("advice"), Key("catalogue")], &advice.catalogue, false));
         }
-        if let Some(demo) = &self.manifest.demo {
+        // left out is legal, damaged is not
+        if let Some(demo) = self.manifest.demo.as_ref().filter(|demo| self.path(&demo.recording).exists()) {
             named.push((vec![Key("demo"), Key("recording")], &demo.recording, false));
         }
         for (key, file, is_data) in named {

@@ -136,6 +136,16 @@ fn a_bundle_of_one_encoder_decides_with_its_own_labels() {
 }
 
 #[test]
+fn the_demo_may_be_left_out() {
+    let dir = bundle(str::to_owned);
+    fs::remove_file(dir.path().join("demo.mcap")).unwrap();
+    Bundle::open(dir.path()).unwrap();
+    fs::write(dir.path().join("demo.mcap"), "").unwrap();
+    let error = Bundle::open(dir.path()).unwrap_err().to_string();
+    assert!(error.contains("the file demo.mcap is empty"), "{error}");
+}
+
+#[test]
 fn features_need_no_model() {
     let dir = bundle(str::to_owned);
     for file in ["card.onnx", "fusion.onnx", "tokenizer.json", "advice.toml", "demo.mcap"] {
@@ -381,7 +391,7 @@ fn a_wrong_manifest_says_file_line_value_and_what_was_expected() {
             "catalogue = \"/etc/passwd\"",
             &format!("bundle.toml:56: advice.catalogue = \"/etc/passwd\", {inside}"),
         ),
-        ("recording = \"demo.mcap\"", "recording = \"no.mcap\"", "bundle.toml:59: the file no.mcap does not exist"),
+        ("recording = \"demo.mcap\"", "recording = \"..\"", "bundle.toml:59: demo.recording = \"..\""),
     ];
     let mut wrong = Vec::new();
     for (find, replace, expected) in rows {

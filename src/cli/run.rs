@@ -212,7 +212,11 @@ fn run_with(common: &Common, args: &RunArguments) -> Result<ExitCode, Failure> {
 fn recording_of(args: &RunArguments, bundle: &Bundle) -> Result<PathBuf, Failure> {
     match (&args.recording, bundle.demo()) {
         (Some(path), _) => Ok(path.clone()),
-        (None, Some(path)) => Ok(path),
+        (None, Some(path)) if path.exists() => Ok(path),
+        (None, Some(path)) => Err(Failure::Usage(format!(
+            "{} is not there, a device's copy of the bundle leaves it out; name a recording, or sources with --camera, --mic, --text",
+            path.display()
+        ))),
         (None, None) => Err(Failure::Usage(format!(
             "bundle {} has no demo recording; name a recording, or sources with --camera, --mic, --text",
             bundle.id
