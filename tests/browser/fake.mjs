@@ -32,6 +32,7 @@ const CLASSES = [...Array(10).keys()].map((n) => `desk_${n}`).concat("none");
 function catalogue() {
   const found = { lang: "en", languages: [], classes: [], rules: {}, intents: {} };
   const templates = {};
+  const names = [];
   let table = "";
   for (const line of readFileSync(join(ROOT, "models/kiosk/advice.toml"), "utf8").split("\n")) {
     const head = /^\[(.+)\]/.exec(line)?.[1];
@@ -47,16 +48,20 @@ function catalogue() {
       const texts = Object.fromEntries([...value.matchAll(/(\w+) = ("(?:[^"\\]|\\.)*")/g)].map((m) => [m[1], JSON.parse(m[2])]));
       if (table === "rules") found.rules[key] = texts;
       else if (table === "intent") templates[key] = texts;
-      else if (table.startsWith("class.")) found.classes.at(-1)[key === "text" ? "texts" : key] = texts;
+      else if (table.startsWith("class.")) {
+        if (key === "name") names.push(texts);
+        else found.classes.at(-1)[key === "text" ? "texts" : key] = texts;
+      }
     }
   }
+  const { intent: frame, ...rules } = found.rules;
+  found.rules = rules;
   const ids = Object.keys(templates);
   // Fifteen intents a desk, in the order of the file, framed as the visitor reads them.
   ids.forEach((id, i) => {
-    const { name } = found.classes[Math.floor(i / 15)];
-    found.intents[id] = Object.fromEntries(
-      found.languages.map((l) => [l, found.rules.intent[l].replace("{name}", name[l]).replace("{text}", templates[id][l])]),
-    );
+    const at = Math.floor(i / 15);
+    const texts = found.languages.map((l) => [l, frame[l].replace("{name}", names[at][l]).replace("{text}", templates[id][l])]);
+    found.intents[id] = { class: found.classes[at].class, texts: Object.fromEntries(texts) };
   });
   return found;
 }
@@ -65,6 +70,8 @@ export class Fake {
   catalogue = catalogue();
   posts = [];
   seq = 0;
+  /** Names the run in the ids of events; another one is another run of the program. */
+  run = "a1";
   /** Answers of POST: a status other than 202 refuses. */
   textStatus = 202;
   choiceStatus = 202;
@@ -104,6 +111,13 @@ export class Fake {
     return this;
   }
 
+  /** Another run of the program: it knows nothing of the one before. */
+  restart() {
+    this.run = `${this.run}x`;
+    this.seq = 0;
+    this.#ring = [];
+  }
+
   /** Closes every connection and refuses new ones; `start(port)` with the same port takes up again. */
   async stop() {
     for (const timer of this.#timers.splice(0)) clearInterval(timer);
@@ -123,7 +137,7 @@ export class Fake {
       bundle: "kiosk@1.0.0",
       board: "host",
     };
-    const frame = { id: this.seq, text: `id: ${this.seq}\ndata: ${JSON.stringify(event)}\n\n` };
+    const frame = { id: this.seq, text: `id: ${this.run}-${this.seq}\ndata: ${JSON.stringify(event)}\n\n` };
     this.seq += 1;
     this.#ring.push(frame);
     if (this.#ring.length > RING_EVENTS) this.#ring.shift();
@@ -147,16 +161,17 @@ export class Fake {
   }
 
   advice(id, lang = this.lang) {
-    const texts = this.catalogue.intents[id] ?? this.catalogue.rules[id] ?? this.catalogue.classes.find((c) => c.class === id)?.texts;
+    const texts = this.catalogue.intents[id]?.texts ?? this.catalogue.rules[id] ?? this.catalogue.classes.find((c) => c.class === id)?.texts;
     return { id, lang, text: texts[lang] };
   }
 
-  enter(label, { intent, weights = { card: 0.31, speech: 0.69 }, p = 0.94, advice } = {}) {
+  enter(label, { intent, weights = { card: 0.31, speech: 0.69 }, p = 0.94, advice, by } = {}) {
     advice ??= this.advice(intent ?? label);
     this.towards = { [label]: p, none: 1 - p };
     this.#weights = { card: 0, speech: 0, request: 0, ...weights };
     this.visit = { active: true, class: label, p, state: "enter", advice, choices: [] };
-    return this.emit({ kind: "decision", class: label, p, state: "enter", ...(intent && { intent }), advice, modalities: this.views(weights) });
+    const extra = { ...(by && { by }), ...(intent && { intent }) };
+    return this.emit({ kind: "decision", class: label, p, state: "enter", ...extra, advice, modalities: this.views(weights) });
   }
 
   exit(label) {
@@ -211,12 +226,22 @@ export class Fake {
       ready: this.ready,
       preview: this.preview,
       tier: "avx2",
-      sensors: Object.entries(this.sensors).map(([name, open]) => ({ name, open })),
+      fallback: this.isFallback(),
+      sensors: this.#devices(),
       modalities: this.modalities,
       visit: this.visit,
       thresholds: { enter: 0.7, exit: 0.4 },
-      seq: this.seq - 1,
+      seq: this.ready ? this.seq - 1 : null,
     };
+  }
+
+  /** Whether any desk may be chosen: nothing that watches or listens works. */
+  isFallback() {
+    return ["card", "speech"].every((name) => this.modalities[name].state !== "ok");
+  }
+
+  #devices() {
+    return Object.entries(this.sensors).map(([name, open]) => ({ name, open }));
   }
 
   #telemetry() {
@@ -246,6 +271,7 @@ export class Fake {
       fused: CLASSES.map((c) => +this.#fused[c].toFixed(4)),
       classes: CLASSES,
       modalities,
+      sensors: this.#devices(),
       mel: this.modalities.speech.state === "failed" ? null : mel,
       queues: { camera: { dropped: 3 }, mic: { dropped: 0 }, text: { dropped: 0 } },
       stages: { preprocess: us(410, 900), encode: us(2900, 5200), fuse: us(120, 260), decide: us(9, 30), step: us(3500, 6600) },
@@ -294,9 +320,11 @@ export class Fake {
     response.write(": hello\n\n");
     const asked = request.headers["last-event-id"];
     if (path === "/api/events" && asked !== undefined) {
-      const missed = (this.#ring[0]?.id ?? 0) - (Number(asked) + 1);
-      if (missed > 0) response.write(`event: gap\ndata: ${JSON.stringify({ missed })}\n\n`);
-      for (const frame of this.#ring) if (frame.id > Number(asked)) response.write(frame.text);
+      const [run, seq] = asked.split("-");
+      const next = run === this.run ? Number(seq) + 1 : 0;
+      const missed = Math.max(0, (this.#ring[0]?.id ?? 0) - next);
+      if (missed > 0 || run !== this.run) response.write(`event: gap\ndata: ${JSON.stringify({ missed })}\n\n`);
+      for (const frame of this.#ring) if (frame.id >= next) response.write(frame.text);
     }
     const entry = { path, response };
     this.#streams.add(entry);
@@ -317,9 +345,11 @@ export class Fake {
       json(202, { accepted: true });
       if (this.answers) setTimeout(() => this.#answer(body.text), 400);
     } else if (path === "/api/choice") {
-      if (this.choiceStatus !== 202) return json(this.choiceStatus, { error: "that class cannot be chosen" });
+      const isOffered = this.visit?.state === "ask" && this.visit.choices.some((c) => c.class === body.class);
+      const status = this.choiceStatus === 202 && !isOffered && !this.isFallback() ? 409 : this.choiceStatus;
+      if (status !== 202) return json(status, { error: "no open question offers that class" });
       json(202, { accepted: true });
-      if (this.answers) setTimeout(() => this.enter(body.class, { weights: {}, p: 1 }), 150);
+      if (this.answers) setTimeout(() => this.enter(body.class, { weights: {}, p: 1, by: "choice" }), 150);
     } else json(404, { error: `there is no ${path}` });
   }
 

@@ -94,9 +94,8 @@ export class SseParser {
  *
  * - `onMessage({ type, data, id })`: `data` is parsed JSON; what is no JSON is skipped.
  * - `onStatus("open" | "lost", httpStatus)`: 0 when there was no answer.
- * - `before(lastId)`: runs before every connection, gives the id to resume after, or null.
  */
-export function stream(path, { onMessage, onStatus = () => {}, before = async (id) => id }) {
+export function stream(path, { onMessage, onStatus = () => {} }) {
   let lastId = null;
   let attempt = 0;
 
@@ -110,8 +109,7 @@ export function stream(path, { onMessage, onStatus = () => {}, before = async (i
     let status = 0;
     try {
       alive();
-      lastId = await before(lastId);
-      const resume = lastId === null ? {} : { "Last-Event-ID": String(lastId) };
+      const resume = lastId === null ? {} : { "Last-Event-ID": lastId };
       const response = await fetch(path, {
         headers: headers({ Accept: "text/event-stream", ...resume }),
         cache: "no-store",
@@ -121,6 +119,7 @@ export function stream(path, { onMessage, onStatus = () => {}, before = async (i
       if (!response.ok) throw new Error(`${path}: status ${status}`);
       onStatus("open", status);
       const parser = new SseParser(({ type, data, id }) => {
+        // Opaque: which run and which event it names is the server's matter.
         if (id !== null) lastId = id;
         const value = parseJson(data);
         if (value !== undefined) onMessage({ type, data: value, id });

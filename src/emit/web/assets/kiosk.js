@@ -38,9 +38,11 @@ const device = {
   sources: { card: "camera", speech: "mic", request: "text" },
   modalities: new Map(),
   sensors: [],
-  ready: true,
+  /** Whether the run has begun and not ended. */
+  runs: true,
+  /** Whether any desk may be chosen by touch; undefined: only the answer to a choice tells. */
+  fallback: undefined,
   denied: false,
-  seq: null,
   lostSinceMs: null,
   sensorsLostSinceMs: null,
   telemetryAtMs: -Infinity,
@@ -102,7 +104,7 @@ function adviceText(decision) {
   const translated =
     decision.state === "ask"
       ? template?.replace(/\{([abc])\}/g, (_, at) => shorts["abc".indexOf(at)] ?? "")
-      : (inLanguage(intents[advice?.id]) ?? inLanguage(rules[advice?.id]) ?? desk(decision.class).text);
+      : (inLanguage(intents[advice?.id]?.texts) ?? inLanguage(rules[advice?.id]) ?? desk(decision.class).text);
   if (translated) return { text: translated, lang: null };
   // Better the device's language than nothing, and marked so that a screen reader pronounces it as what it is.
   return { text: advice?.text ?? "", lang: advice?.lang ?? null };
@@ -256,8 +258,7 @@ function deskButton(label) {
   const button = el("button", { type: "button", className: "desk", "data-class": label });
   if (digits) button.append(el("span", { className: "digits" }, digits));
   if (topic) button.append(el("span", { className: "topic" }, topic));
-  // The visible words come first, so that who speaks to the machine can say what is seen.
-  if (digits) button.setAttribute("aria-label", topic ? `${digits} ${topic}` : name);
+  if (digits && !topic) button.setAttribute("aria-label", name);
   button.addEventListener("click", () => choose(label));
   return button;
 }
@@ -309,18 +310,22 @@ function drawDecision(decision) {
     setText(byId("advice-topic"), topic);
     marked(byId("advice-text"));
     // The desk's name stands above in large letters; in front of an intent's text it would be read twice.
-    const framed = inLanguage(device.catalogue.classes.get(decision.class)?.name);
-    const rest = framed && text.startsWith(framed) ? text.slice(framed.length).replace(/^\s*[:：,，]\s*/, "") : "";
-    if (rest) setText(byId("advice-text"), rest);
+    const [frame, rest] = text.match(/^(.{1,60}?)\s*[:：]\s*(.+)$/s)?.slice(1) ?? [];
+    const isIntent = decision.advice && decision.advice.id !== decision.class;
+    if (isIntent && topic && frame?.includes(topic) && frame.includes(digits)) setText(byId("advice-text"), rest);
     drawWeights(decision);
   }
 }
 
 function drawWeights(decision) {
   const used = entries(decision.modalities).filter(([, m]) => (number(m?.weight) ?? 0) >= LEAST_WEIGHT);
-  byId("senses").hidden = used.length === 0;
+  const isTouched = decision.by === "choice";
+  byId("senses").hidden = used.length === 0 && !isTouched;
+  const title = byId("senses").firstElementChild;
+  title.dataset.t = isTouched ? "by_touch" : "senses";
+  setText(title, t(title.dataset.t));
   byId("weights").replaceChildren(
-    ...used.map(([name, m]) => {
+    ...(isTouched ? [] : used).map(([name, m]) => {
       const bar = el("span", { className: "bar", "aria-hidden": "true" }, el("span"));
       bar.firstChild.style.width = `${Math.min(100, m.weight * 100)}%`;
       const value = el("span", { className: "value" }, percent(m.weight));
@@ -336,7 +341,7 @@ function drawCurtain() {
   setText(banner, lostMs < 0 ? "" : t("lost"));
   const curtain = byId("curtain");
   const title = device.denied ? "token" : "moment";
-  const isDown = device.denied || !device.ready || lostMs >= CURTAIN_AFTER_MS;
+  const isDown = device.denied || !device.runs || lostMs >= CURTAIN_AFTER_MS;
   setText(byId("curtain-title"), isDown ? t(title) : "");
   setText(byId("curtain-hint"), isDown ? t(`${title}_hint`) : "");
   curtain.hidden = !isDown;
@@ -461,11 +466,20 @@ async function sendText() {
   const { status } = await api("/api/text", { body: { text } });
   if (mine !== visit || scene !== "hearing" || status === 202) return;
   clearTimeout(visit.answerTimer);
-  const notes = { 413: ["too_long", "type"], 429: ["wait", "type"], 503: ["no_text", "desks"] };
+  const notes = { 409: ["no_text", "desks"], 413: ["too_long", "type"], 429: ["wait", "type"], 503: ["no_text", "desks"] };
   tell(...(notes[status] ?? ["again", "type"]));
 }
 
+/** Shows the way to a desk out of the catalogue. Nothing is decided, and no output of the device hears of it. */
+function lookUp(label) {
+  if (!desk(label).text) return tell("cannot_choose", "desks");
+  onDecision({ kind: "decision", state: "enter", class: label, by: "choice", modalities: {} });
+}
+
 async function choose(label) {
+  const isOffered = list(visit.decision?.choices).some((c) => c.class === label);
+  // While the machine sees or hears, it takes only answers to its questions; the list of desks is a directory.
+  if (device.fallback === false && !isOffered) return lookUp(label);
   const from = scene;
   const mine = visit;
   const before = visit.decision;
@@ -477,8 +491,10 @@ async function choose(label) {
   const { status } = await api("/api/choice", { body: { class: label } });
   if (mine !== visit || scene !== "hearing" || status === 202) return;
   clearTimeout(visit.answerTimer);
+  // Too late to be an answer, but the way to the desk is known all the same.
+  if (status === 409) return lookUp(label);
   visit.decision = before;
-  tell({ 409: "cannot_choose", 429: "wait" }[status] ?? "again", from === "ask" ? "desks" : from);
+  tell(status === 429 ? "wait" : "again", from === "ask" ? "desks" : from);
 }
 
 function openType() {
@@ -506,7 +522,9 @@ async function readState() {
   const { status, data } = await api("/api/state");
   device.denied = status === 401 || status === 403;
   if (status !== 200 || !data) return null;
-  device.ready = data.ready !== false;
+  // Not ready later on means that nothing is seen or heard, which the page shows otherwise; without an event nothing has begun.
+  if (number(data.seq) === null) device.runs = data.ready !== false;
+  device.fallback = data.fallback;
   device.sensors = list(data.sensors);
   const wanted = pageLanguage(data.lang) ?? "en";
   for (const [name, m] of entries(data.modalities)) {
@@ -527,6 +545,14 @@ async function readState() {
   drawRecording();
   drawCurtain();
   return data;
+}
+
+/** After a connection: a page that was loaded during a visit shows what was decided before it listened. */
+async function takeUp() {
+  if (device.catalogue.classes.size === 0) await readCatalogue();
+  const state = await readState();
+  const isOpen = ["enter", "ask"].includes(state?.visit?.state) && state.visit.class;
+  if (isOpen && !visit.decision && !visit.said && !presence.muted && scene !== "type") onDecision(asEvent(state));
 }
 
 async function readCatalogue() {
@@ -593,12 +619,21 @@ function onTelemetry({ data }) {
   const p = number(list(data?.fused)[none]);
   if (p !== null) onPresence(p < 0.5, 2);
   for (const [name, m] of entries(data?.modalities)) setModality(name, m?.state);
+  if (Array.isArray(data?.sensors)) {
+    device.sensors = data.sensors;
+    drawRecording();
+  }
   onSensors();
 }
 
-function onEvent({ type, data, id }) {
-  if (type !== "message" || !data || typeof data !== "object") return;
-  if (id !== null) device.seq = Number(id);
+function onEvent({ type, data }) {
+  if (!data || typeof data !== "object") return;
+  // What happened in between is not known: the visitor may be another.
+  if (type === "gap") return reset();
+  if (data.kind === "start" || data.kind === "end") {
+    device.runs = data.kind === "start";
+    drawCurtain();
+  }
   for (const [name, m] of entries(data.modalities)) setModality(name, m?.state);
   if (data.kind === "start") reset();
   else if (data.kind === "modality") {
@@ -692,26 +727,13 @@ async function start() {
   translate();
   await Promise.all([readCatalogue(), readState()]);
   translate();
-  let isFirst = true;
   stream("/api/events", {
     onMessage: onEvent,
     onStatus: (status) => {
       if (status === "open") device.lostSinceMs = null;
       else device.lostSinceMs ??= performance.now();
       drawCurtain();
-    },
-    before: async (lastId) => {
-      const state = await readState();
-      if (!state) return lastId;
-      if (device.catalogue.classes.size === 0) await readCatalogue();
-      const seq = number(state.seq);
-      // The page was loaded during a visit, or the server began anew: what it says holds, not what was read before.
-      const isOther = lastId !== null && seq !== null && seq < Number(lastId);
-      if (isOther) reset();
-      if ((isFirst || isOther) && state.visit?.state === "enter" && state.visit.class) onDecision(asEvent(state));
-      if (isFirst || isOther) lastId = seq;
-      isFirst = false;
-      return lastId;
+      if (status === "open") takeUp();
     },
   });
   stream("/api/telemetry", { onMessage: onTelemetry });
