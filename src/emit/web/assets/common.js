@@ -5,7 +5,7 @@
 const BUFFER_CHARS_MAX = 1 << 20;
 // The server says something at least every 10 s; after this long the connection is dead even if nobody closed it.
 const SILENCE_MS = 25_000;
-const BACKOFF_MS = [500, 1000, 2000, 4000, 8000];
+const BACKOFF_MS = [500, 1000, 2000, 3000];
 
 const token = takeToken();
 

@@ -234,7 +234,9 @@ function drawChips() {
   }
   names.forEach((name, i) => {
     const chip = chips.children[i];
-    const { state } = device.modalities.get(name);
+    const told = device.modalities.get(name).state;
+    // Lit at once when something was sent: the server tells of it a moment later.
+    const state = visit.said && sourceOf(name) === "text" && told === "absent" ? "ok" : told;
     chip.dataset.state = state;
     if (chip.dataset.source !== sourceOf(name)) {
       chip.dataset.source = sourceOf(name);
@@ -457,8 +459,6 @@ async function sendText() {
   Object.assign(visit, { said: text, note: "", decision: null, waiting: null, typedAtMs: -Infinity });
   setText(byId("said-text"), text);
   byId("said").hidden = false;
-  // Lit at once: the server tells of it a moment later.
-  for (const name of device.modalities.keys()) if (sourceOf(name) === "text") setModality(name, "ok");
   drawChips();
   show("hearing");
   say(t("hearing"));
