@@ -5,8 +5,8 @@
 #
 # Prints the path of the binary. Takes the toolchain's own target where it is installed (`rustup target add
 # aarch64-unknown-linux-gnu`), else Debian's packaged compiler; as root it installs the packages that are missing.
-# ATTENDANT_FEATURES are the drivers (v4l,alsa,gpio), ATTENDANT_PROFILE the profile (release). With ATTENDANT_TESTS=1 the library's unit
-# tests are built instead, and it is their path that is printed.
+# ATTENDANT_FEATURES are what is built in (v4l,alsa,gpio,web,mqtt), ATTENDANT_PROFILE the profile (release), ATTENDANT_CARGO more arguments
+# for cargo. With ATTENDANT_TESTS=1 the library's unit tests are built instead, and it is their path that is printed.
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -16,7 +16,7 @@ case $arch in
     arm64) triple=aarch64-unknown-linux-gnu board=${2:-generic-arm64} ;;
     *) echo "usage: $0 amd64|arm64 [BOARD]" >&2; exit 2 ;;
 esac
-features=${ATTENDANT_FEATURES-v4l,alsa,gpio}
+features=${ATTENDANT_FEATURES-v4l,alsa,gpio,web,mqtt}
 profile=${ATTENDANT_PROFILE:-release}
 target=${CARGO_TARGET_DIR:-target}
 folder=$profile
@@ -24,6 +24,8 @@ folder=$profile
 
 # built ARGUMENT...: builds, and prints the path of the program, or of the tests
 built() {
+    # shellcheck disable=SC2086
+    set -- "$@" ${ATTENDANT_CARGO:-}
     if [ -n "${ATTENDANT_TESTS:-}" ]; then
         cargo test --locked --no-run --lib --profile "$profile" --features "$features" --message-format json "$@" |
             sed -n 's/.*"executable":"\([^"]*\)".*/\1/p' | tail -n 1
