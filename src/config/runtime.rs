@@ -582,11 +582,11 @@ mod tests {
             ),
             (
                 "[mqtt]\nbroker = \"mqtt://x\"\ndevice = \"a/b\"",
-                "3: mqtt.device = \"a/b\", expected at most 64 letters, digits, - and _ (a level of topics)",
+                "3: mqtt.device = \"a/b\", expected at most 64 letters, digits, - and single _ between them (a level of topics)",
             ),
             (
                 "[mqtt]\nbroker = \"mqtt://x\"\nsite = \"+\"",
-                "3: mqtt.site = \"+\", expected at most 64 letters, digits, - and _ (a level of topics)",
+                "3: mqtt.site = \"+\", expected at most 64 letters, digits, - and single _ between them (a level of topics)",
             ),
             (
                 "[mqtt]\nbroker = \"mqtt://x\"\ndiscovery_prefix = \"a//b\"",

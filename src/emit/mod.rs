@@ -6,6 +6,8 @@
 mod json_lines;
 pub mod lines;
 mod live_view;
+pub mod mqtt;
+pub mod speech;
 pub mod summary;
 mod terminal;
 

@@ -5,6 +5,7 @@
 
 mod event;
 mod sample;
+mod speaking;
 mod tensor;
 
 pub use event::{
@@ -12,4 +13,5 @@ pub use event::{
     ModalityView, SCHEMA_VERSION,
 };
 pub use sample::{AudioBlock, Frame, FrameSeq, PixelFormat, Reading, Sample, SampleIdx, Utterance};
+pub use speaking::Speaking;
 pub use tensor::{Embedding, MAX_RANK, Shape, Tensor, TensorData};
