@@ -34,6 +34,11 @@ const ONLY_HERE: &[(&str, &[&str], &str)] = &[
     ("v4l::", &["src/capture/v4l2.rs"], "a driver crate is wrapped once"),
     ("alsa::", &["src/capture/alsa.rs"], "a driver crate is wrapped once"),
     ("linux_embedded_hal", &["src/capture/buses.rs"], "a driver crate is wrapped once"),
+    (
+        "tokio::",
+        &["src/supervise/network.rs", "src/emit/web", "src/emit/mqtt"],
+        "no async in the data path: only sinks that talk to a network, and their thread",
+    ),
     ("todo!(", &[], "nothing unfinished is delivered"),
     ("unimplemented!(", &[], "nothing unfinished is delivered"),
     ("dbg!(", &[], "a log has levels"),

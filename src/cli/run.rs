@@ -16,7 +16,7 @@ use attendant::config::runtime::{ClockKind, LogLevel, Runtime, SinkKind, SourceK
 use attendant::emit::summary::{Seen, Segment};
 use attendant::emit::{JsonLines, LiveView, LiveViewOptions, Sink};
 use attendant::pipeline::{Options, Pipeline};
-use attendant::supervise::{self, Feed, FileFeed, LiveSource, Opener, Outcome, Pacing, SourceRestarts};
+use attendant::supervise::{self, Feed, FileFeed, LiveSource, Opener, Outcome, Outside, Pacing, SourceRestarts};
 use attendant::time::{Clock, Micros, MonotonicClock};
 use clap::Args;
 
@@ -203,7 +203,7 @@ fn run_with(common: &Common, args: &RunArguments) -> Result<ExitCode, Failure> {
     };
     let outcome = {
         let mut sinks = sinks(common, args, Some(&mut seen))?;
-        supervise::play(&mut *feed, &mut pipeline, &*clock, pacing, &mut sinks, &stop)?
+        supervise::play(&mut *feed, &mut pipeline, &*clock, pacing, &mut sinks, &stop, &Outside::default())?
     };
     finish(common, args, &pipeline, &segments, &seen, &outcome)
 }
@@ -292,7 +292,7 @@ fn run_live(
         for sink in args.devices.sinks()? {
             sinks.push(sink);
         }
-        supervise::live(sources, pipeline, clock, &mut sinks, stop, &mut devices::upkeep())?
+        supervise::live(sources, pipeline, clock, &mut sinks, stop, &mut devices::upkeep(Outside::default()))?
     };
     if !outcome.failed_sources.is_empty() {
         return Err(Failure::Sources(format!("failed for good: {}", outcome.failed_sources.join(", "))));

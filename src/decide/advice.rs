@@ -255,6 +255,12 @@ impl Catalogue {
         &self.languages
     }
 
+    /// The tag of `lang`.
+    #[must_use]
+    pub fn tag(&self, lang: Lang) -> &Arc<str> {
+        &self.languages[lang.0]
+    }
+
     /// Advice for a class that was entered; the intent's own if it has one and belongs to that class.
     ///
     /// `class` is an index into the labels the catalogue was parsed with. Does not allocate.
@@ -359,6 +365,7 @@ pub fn decision(
         class: labels[verdict.class].clone(),
         p: verdict.p,
         state: verdict.state,
+        by: verdict.by,
         intent,
         advice,
         choices: verdict.choices.iter().map(|(class, p)| Choice { class: labels[*class].clone(), p: *p }).collect(),
@@ -544,6 +551,7 @@ escalate = [{ mqtt = { topic = "staff", payload = "come" } }]
             state,
             class,
             p: 0.9,
+            by: None,
             choices: choices.iter().copied().collect(),
         };
         let play: Arc<str> = "play".into();

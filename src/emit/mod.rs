@@ -238,6 +238,7 @@ pub(crate) mod testing {
             class: class.into(),
             p,
             state,
+            by: None,
             intent: None,
             advice: Some(Advice { id: class.into(), lang: "en".into(), text: text.into() }),
             choices,
