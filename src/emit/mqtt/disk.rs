@@ -13,6 +13,7 @@ use std::collections::VecDeque;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// First bytes of every segment: the kind and version of the file.
 pub const MAGIC: &[u8; 8] = b"ATTNDQ1\n";
@@ -28,6 +29,10 @@ const SEGMENTS: u64 = 16;
 
 /// Largest segment, whatever the bound.
 const SEGMENT_BYTES_LIMIT: u64 = 4 << 20;
+
+/// A queue that another holds is tried so often, with such pauses.
+const LOCK_TRIES: u32 = 10;
+const LOCK_PAUSE: Duration = Duration::from_millis(10);
 
 /// One file.
 #[derive(Debug)]
@@ -97,8 +102,7 @@ impl DiskQueue {
     pub fn open(dir: &Path, bytes_max: u64) -> io::Result<(Self, Found)> {
         fs::create_dir_all(dir)?;
         let lock = OpenOptions::new().create(true).truncate(false).write(true).open(dir.join("lock"))?;
-        rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive)
-            .map_err(|e| io::Error::new(io::Error::from(e).kind(), "another process uses this queue"))?;
+        take(&lock)?;
         let mut firsts: Vec<u64> = Vec::new();
         for entry in fs::read_dir(dir)? {
             let name = entry?.file_name();
@@ -389,6 +393,19 @@ impl DiskQueue {
         self.is_done_stale = false;
         Ok(())
     }
+}
+
+/// Locks the directory. A program that this process is just starting holds what was locked before for a moment: between its fork
+/// and its exec it has every file of ours.
+fn take(lock: &File) -> io::Result<()> {
+    for _ in 0..LOCK_TRIES {
+        match rustix::fs::flock(lock, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok(()),
+            Err(rustix::io::Errno::WOULDBLOCK) => std::thread::sleep(LOCK_PAUSE),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Err(io::Error::new(io::ErrorKind::WouldBlock, "another process uses this queue"))
 }
 
 fn segment_path(dir: &Path, first: u64) -> PathBuf {
