@@ -174,7 +174,9 @@ struct Stage {
     counters: StageCounters,
     /// Its samples are left out, and whether that has been told.
     is_muted: bool,
-    told_muted: bool,
+    /// The device itself is talking.
+    is_hushed: bool,
+    told: Option<&'static str>,
 }
 
 /// Measures the stages for an observer. The clock is the caller's: the pipeline has none.
@@ -257,13 +259,14 @@ impl Stage {
             last_error: None,
             counters: StageCounters::default(),
             is_muted: false,
-            told_muted: false,
+            is_hushed: false,
+            told: None,
         })
     }
 
     /// Hands the stage a sample of its source. Windows of sound and series are fetched by [`Stage::advance`] afterwards.
     fn offer(&mut self, sample: &Sample, meter: Option<&Meter>) -> Result<bool, StageError> {
-        if self.is_muted {
+        if self.left_out().is_some() {
             self.counters.muted += 1;
             return Ok(false);
         }
@@ -321,6 +324,17 @@ impl Stage {
         self.encode(t, meter).map(|()| true)
     }
 
+    /// Why its samples are left out, if they are.
+    fn left_out(&self) -> Option<&'static str> {
+        if self.is_muted {
+            Some("muted")
+        } else if self.is_hushed {
+            Some("speaking")
+        } else {
+            None
+        }
+    }
+
     fn is_text(&self) -> bool {
         matches!(self.preprocessor, Preprocessor::Text(_))
     }
@@ -357,7 +371,7 @@ impl Stage {
     }
 
     fn state(&self, now: Micros) -> ModalityState {
-        if self.is_muted {
+        if self.left_out().is_some() {
             return ModalityState::Absent;
         }
         if self.fault.is_some() {
@@ -379,8 +393,7 @@ impl Stage {
                 self.fault.clone().or_else(|| self.last_error.clone()).unwrap_or_else(|| "source failed".into())
             }
             ModalityState::Stale => format!("no sample for {} ms", self.max_age.as_ms()).into(),
-            ModalityState::Absent if self.is_muted => "muted".into(),
-            ModalityState::Absent => "nothing given".into(),
+            ModalityState::Absent => self.left_out().unwrap_or("nothing given").into(),
             ModalityState::Ok => "samples arrive".into(),
         }
     }
@@ -635,12 +648,12 @@ impl Pipeline {
     fn report_states(&mut self, now: Micros, events: &mut Vec<Event>) {
         for i in 0..self.stages.len() {
             let state = self.stages[i].state(now);
-            let is_muted = self.stages[i].is_muted;
-            if state == self.known_states[i] && is_muted == self.stages[i].told_muted {
+            let left_out = self.stages[i].left_out();
+            if state == self.known_states[i] && left_out == self.stages[i].told {
                 continue;
             }
             self.known_states[i] = state;
-            self.stages[i].told_muted = is_muted;
+            self.stages[i].told = left_out;
             let reason = self.stages[i].reason(state);
             let modality = self.stages[i].name.clone();
             match state {
@@ -757,6 +770,19 @@ impl Pipeline {
         Ok(())
     }
 
+    /// The device itself is talking, or has stopped: meanwhile whatever listens takes no part, so that it does not hear itself.
+    pub fn hush(&mut self, is_on: bool, now: Micros, events: &mut Vec<Event>) {
+        let mut has_changed = false;
+        for stage in self.stages.iter_mut().filter(|s| s.takes(Kind::Audio) && s.is_hushed != is_on) {
+            (stage.is_hushed, has_changed) = (is_on, true);
+            // what was heard before counts no longer, on either side of the change
+            (stage.has_token, stage.last_run) = (false, None);
+        }
+        if has_changed {
+            self.step(now, events);
+        }
+    }
+
     /// Whether nothing but typing works at `now`: no modality that watches or listens is `ok`.
     #[must_use]
     pub fn is_fallback(&self, now: Micros) -> bool {
@@ -793,6 +819,13 @@ impl Pipeline {
         snapshot.mel.extend_from_slice(self.stages.iter().find_map(Stage::newest_column).unwrap_or_default());
         snapshot.fusion_errors = self.fusion_errors;
         snapshot.visits = self.state.counters().visits;
+        snapshot.visit = self.state.visit_failures().is_some();
+        snapshot.muted.clear();
+        for stage in self.stages.iter().filter(|s| s.is_muted) {
+            if !snapshot.muted.contains(&stage.source) {
+                _ = snapshot.muted.push(Arc::clone(&stage.source));
+            }
+        }
     }
 
     /// Name of every modality, of its source, and whether it is typed.

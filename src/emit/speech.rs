@@ -29,6 +29,9 @@ const LINE_MAX: usize = 400;
 /// Programs that were ended and are still there: a sound driver may hold them. With so many, nothing is started.
 const ENDING_MAX: usize = 4;
 
+/// Of the counter.
+const HELP: &str = "Advice that was begun to be spoken, replaced by newer advice, ended for taking too long, or failed.";
+
 /// How it is spoken.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -59,7 +62,7 @@ impl Counters {
     /// Counters of `registry`.
     #[must_use]
     pub fn new(registry: &Registry) -> Self {
-        let of = |what| registry.counter("attendant_speech_total", &[("outcome", what)]);
+        let of = |what| registry.counter("attendant_speech_total", HELP, &[("outcome", what)]);
         Counters { spoken: of("spoken"), replaced: of("replaced"), overrun: of("overrun"), failed: of("failed") }
     }
 }

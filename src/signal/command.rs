@@ -98,10 +98,28 @@ impl Refusal {
     }
 }
 
+/// Told what became of a command, on the inference loop's thread: it must neither wait nor take long.
+pub type Reply = Box<dyn FnOnce(&Result<(), Refusal>) + Send>;
+
+/// A command and who wants to know what becomes of it.
+#[derive(Default)]
+pub struct Posted {
+    /// What is asked.
+    pub command: Command,
+    /// Whom to tell.
+    pub reply: Option<Reply>,
+}
+
+impl std::fmt::Debug for Posted {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.command.fmt(f)
+    }
+}
+
 /// Commands on their way to the inference loop.
 #[derive(Debug)]
 pub struct Mailbox {
-    queue: Bounded<Command>,
+    queue: Bounded<Posted>,
     wake: Wake,
     done: Counter,
     refused: [Counter; RefusalKind::ALL.len()],
@@ -131,9 +149,22 @@ impl Mailbox {
     ///
     /// # Errors
     /// [`RefusalKind::Full`], also when the run is over.
-    pub fn send(&self, mut command: Command) -> Result<(), Refusal> {
+    pub fn send(&self, command: Command) -> Result<(), Refusal> {
+        self.post(Posted { command, reply: None })
+    }
+
+    /// As [`Mailbox::send`]; `reply` is told what became of the command once it was carried out or refused. It is not told of a
+    /// refusal that is returned here, nor of a command that the end of the run left in the mailbox.
+    ///
+    /// # Errors
+    /// As [`Mailbox::send`].
+    pub fn ask(&self, command: Command, reply: Reply) -> Result<(), Refusal> {
+        self.post(Posted { command, reply: Some(reply) })
+    }
+
+    fn post(&self, mut posted: Posted) -> Result<(), Refusal> {
         let full = |message: &str| Err(Refusal::new(RefusalKind::Full, message));
-        let result = match self.queue.push(&mut command) {
+        let result = match self.queue.push(&mut posted) {
             Pushed::Queued | Pushed::DroppedOldest => return Ok(()),
             Pushed::Dropped => full("too many commands are waiting; try again in a second"),
             Pushed::Closed => full("the run is over; nothing is taken any more"),
@@ -143,7 +174,7 @@ impl Mailbox {
     }
 
     /// Swaps the oldest command into `into`; false if none waits.
-    pub fn take(&self, into: &mut Command) -> bool {
+    pub fn take(&self, into: &mut Posted) -> bool {
         self.queue.pop(into).is_item()
     }
 
@@ -191,9 +222,9 @@ mod tests {
         }
         let refusal = mailbox.send(Command::Language("zh".into())).unwrap_err();
         assert_eq!((refusal.kind, mailbox.refused(RefusalKind::Full)), (RefusalKind::Full, 1));
-        let mut command = Command::default();
-        assert!(mailbox.take(&mut command));
-        assert_eq!(command, Command::Text("0".into()), "in order");
+        let mut posted = Posted::default();
+        assert!(mailbox.take(&mut posted));
+        assert_eq!(posted.command, Command::Text("0".into()), "in order");
         mailbox.send(Command::Language("zh".into())).unwrap();
         mailbox.close();
         let refusal = mailbox.send(Command::default()).unwrap_err();

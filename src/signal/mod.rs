@@ -7,16 +7,18 @@
 mod command;
 mod event;
 mod monitor;
+mod notices;
 mod sample;
 mod speaking;
 mod tensor;
 
-pub use command::{COMMANDS_MAX, Command, Mailbox, Refusal, RefusalKind, TEXT_CHARS_MAX};
+pub use command::{COMMANDS_MAX, Command, Mailbox, Posted, Refusal, RefusalKind, Reply, TEXT_CHARS_MAX};
 pub use event::{
     Advice, Choice, DecidedBy, Decision, DecisionState, Event, EventKind, MAX_CHOICES, MAX_MODALITIES, ModalityState,
     ModalityView, OFFER_HOLDS, SCHEMA_VERSION, StageCounters,
 };
 pub use monitor::{Latencies, Monitor, SNAPSHOT_EVERY, Snapshot, SourceView};
+pub use notices::{NOTICES_MAX, Notice, Notices};
 pub use sample::{AudioBlock, Frame, FrameSeq, PixelFormat, Reading, Sample, SampleIdx, Utterance};
 pub use speaking::Speaking;
 pub use tensor::{Embedding, MAX_RANK, Shape, Tensor, TensorData};

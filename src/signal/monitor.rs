@@ -84,6 +84,10 @@ pub struct Snapshot {
     pub fusion_errors: u64,
     /// Visits that have started.
     pub visits: u64,
+    /// Whether one is under way.
+    pub visit: bool,
+    /// Sources that somebody has muted.
+    pub muted: heapless::Vec<Arc<str>, MAX_MODALITIES>,
     /// Every source that has a thread; empty when files are played.
     pub sources: Vec<SourceView>,
     /// Temperature of the board, if it has a thermometer.

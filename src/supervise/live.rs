@@ -350,6 +350,7 @@ fn consume(
                         faulty[i] = matches!(buffers[i], Sample::Fault { .. });
                         let now = clock.now();
                         let available = available_at(&buffers[i]).min(now);
+                        attention.hush(&mut buffers[i], pipeline, now, &mut events);
                         pipeline.process(&names[i], &buffers[i], now, &mut events);
                         outcome.samples += 1;
                         let led_to_decision = events.iter().any(is_decision);
@@ -370,6 +371,7 @@ fn consume(
         }
         let now = clock.now();
         attention.carry_out(pipeline, now, &mut events);
+        attention.report(pipeline, now, &mut events);
         pipeline.tick(now, &mut events);
         care.look_after(names, shared, pipeline, now, &mut events);
         drain(&mut events, sinks, &mut outcome, clock)?;

@@ -9,7 +9,10 @@ use log::{info, warn};
 
 use crate::pipeline::Pipeline;
 use crate::queue::Wake;
-use crate::signal::{COMMANDS_MAX, Command, Event, Mailbox, Monitor, SNAPSHOT_EVERY, Snapshot};
+use crate::signal::{
+    COMMANDS_MAX, Command, Event, Mailbox, Monitor, NOTICES_MAX, Notice, Notices, Posted, SNAPSHOT_EVERY, Sample, Snapshot,
+    Speaking,
+};
 use crate::time::{self, Micros};
 
 /// Who sends commands to a run, and who looks at it. By default nobody.
@@ -19,6 +22,10 @@ pub struct Outside {
     pub commands: Option<Arc<Mailbox>>,
     /// Where observers look.
     pub monitor: Option<Arc<Monitor>>,
+    /// Whether the device itself is talking.
+    pub speaking: Option<Arc<Speaking>>,
+    /// What outputs have to say in the event stream.
+    pub notices: Option<Arc<Notices>>,
     /// Files that have ended leave the loop running until it is stopped, so that the page goes on answering.
     pub stays: bool,
 }
@@ -34,14 +41,15 @@ impl Outside {
         if let Some(monitor) = &self.monitor {
             pipeline.measure(monitor, time::now_ns);
         }
-        Attention { outside: self, command: Command::default(), next: Micros::ZERO }
+        Attention { outside: self, is_hushed: false, posted: Posted::default(), next: Micros::ZERO }
     }
 }
 
 /// What a loop holds to attend to the outside; closes the mailbox when it ends.
 pub(super) struct Attention<'a> {
     outside: &'a Outside,
-    command: Command,
+    is_hushed: bool,
+    posted: Posted,
     /// When, on the loop's clock, observers are due a new snapshot.
     next: Micros,
 }
@@ -51,15 +59,44 @@ impl Attention<'_> {
     pub(super) fn carry_out(&mut self, pipeline: &mut Pipeline, now: Micros, events: &mut Vec<Event>) {
         let Some(mailbox) = &self.outside.commands else { return };
         for _ in 0..COMMANDS_MAX {
-            if !mailbox.take(&mut self.command) {
+            if !mailbox.take(&mut self.posted) {
                 return;
             }
-            let result = pipeline.command(&self.command, now, events);
+            let Posted { command, reply } = &mut self.posted;
+            let result = pipeline.command(command, now, events);
             match &result {
-                Ok(()) => info!("{now}: carried out {:?}", Brief(&self.command)),
-                Err(refusal) => warn!("refused {:?}: {refusal}", Brief(&self.command)),
+                Ok(()) => info!("{now}: carried out {:?}", Brief(command)),
+                Err(refusal) => warn!("refused {:?}: {refusal}", Brief(command)),
             }
             mailbox.note(&result);
+            if let Some(reply) = reply.take() {
+                reply(&result);
+            }
+        }
+    }
+
+    /// Hands on what outputs have to say.
+    pub(super) fn report(&self, pipeline: &mut Pipeline, now: Micros, events: &mut Vec<Event>) {
+        let Some(notices) = &self.outside.notices else { return };
+        for _ in 0..NOTICES_MAX {
+            let Some(Notice { source, notice, reason }) = notices.take() else { return };
+            pipeline.notice(&source, &notice, reason, now, events);
+        }
+    }
+
+    /// While the device itself is talking, whatever listens is left out, and sound that was recorded meanwhile is silenced: it may come
+    /// after the end.
+    pub(super) fn hush(&mut self, sample: &mut Sample, pipeline: &mut Pipeline, now: Micros, events: &mut Vec<Event>) {
+        let Some(speaking) = &self.outside.speaking else { return };
+        if let Sample::Audio(block) = sample
+            && speaking.is_on(block.t)
+        {
+            block.data.fill(0.0);
+        }
+        let is_on = speaking.is_on(now);
+        if is_on != self.is_hushed {
+            self.is_hushed = is_on;
+            pipeline.hush(is_on, now, events);
         }
     }
 

@@ -10,7 +10,7 @@ use crate::signal::{Event, Sample};
 use crate::time::{Clock, Micros};
 
 use super::outside::Attention;
-use super::{Feed, Outcome, Outside, available_at, emit_all, flush_all, is_decision};
+use super::{Feed, Outcome, Outside, available_at, emit_all, flush_all, is_decision, tolerate};
 
 /// How fast samples are played.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,6 +75,7 @@ pub fn play(
         player.now = due;
         let available = player.wait(stop);
         player.attention.carry_out(pipeline, player.now, &mut events);
+        player.attention.report(pipeline, player.now, &mut events);
         pipeline.process(&source, &sample, player.now, &mut events);
         player.outcome.samples += 1;
         let led_to_decision = events.iter().any(is_decision);
@@ -140,6 +141,7 @@ impl Player<'_> {
         self.now = self.now + TICK;
         self.wait(stop);
         self.attention.carry_out(pipeline, self.now, events);
+        self.attention.report(pipeline, self.now, events);
         pipeline.tick(self.now, events);
         self.attention.show(pipeline, self.now, self.clock.now(), |_| {});
         self.emit(events, sinks)
@@ -154,6 +156,7 @@ impl Player<'_> {
             self.outcome.first_decision = Some(self.clock.now());
         }
         events.clear();
-        Ok(())
+        // what speaks has to be looked after while files are played, too
+        sinks.iter_mut().try_for_each(|sink| tolerate(sink.tick(self.now), &mut self.outcome))
     }
 }
