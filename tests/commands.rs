@@ -175,7 +175,8 @@ impl Feed for Commanded {
 fn commands_reach_a_recording_that_is_played() {
     let mailbox = Arc::new(Mailbox::new());
     let monitor = Arc::new(Monitor::new());
-    let outside = Outside { commands: Some(Arc::clone(&mailbox)), monitor: Some(Arc::clone(&monitor)), stays: false };
+    let outside =
+        Outside { commands: Some(Arc::clone(&mailbox)), monitor: Some(Arc::clone(&monitor)), ..Outside::default() };
     let mut feed = Commanded { times_ms: vec![100, 300, 900].into_iter(), mailbox: Arc::clone(&mailbox) };
     let mut lines = Vec::new();
     {
@@ -212,7 +213,7 @@ fn commands_reach_a_live_run_and_open_devices_are_seen() {
         },
     ];
     let clock: Arc<dyn Clock> = Arc::new(VirtualClock::default());
-    let outside = Outside { commands: Some(Arc::clone(&mailbox)), monitor: Some(watched), stays: false };
+    let outside = Outside { commands: Some(Arc::clone(&mailbox)), monitor: Some(watched), ..Outside::default() };
     let mut upkeep = Upkeep { outside, ..Upkeep::default() };
     let mut lines = Vec::new();
     {

@@ -528,7 +528,8 @@ struct Program {
 impl Program {
     fn start(broker: &Mosquitto) -> Self {
         let config = broker.dir.path().join("attendant.toml");
-        let text = format!("[mqtt]\nbroker = \"mqtt://127.0.0.1:{}\"\nsite = \"hall\"\ndevice = \"kiosk-7\"\n", broker.port);
+        let text =
+            format!("[mqtt]\nbroker = \"mqtt://127.0.0.1:{}\"\nsite = \"hall\"\ndevice = \"kiosk-7\"\n", broker.port);
         fs::write(&config, text).unwrap();
         let log = fs::File::create(broker.dir.path().join("attendant.log")).unwrap();
         let mut command = Command::new(env!("CARGO_BIN_EXE_attendant"));

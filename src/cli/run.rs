@@ -16,11 +16,12 @@ use attendant::config::runtime::{ClockKind, LogLevel, Runtime, SinkKind, SourceK
 use attendant::emit::summary::{Seen, Segment};
 use attendant::emit::{JsonLines, LiveView, LiveViewOptions, Sink};
 use attendant::pipeline::{Options, Pipeline};
-use attendant::supervise::{self, Feed, FileFeed, LiveSource, Opener, Outcome, Outside, Pacing, SourceRestarts};
+use attendant::supervise::{self, Feed, FileFeed, LiveSource, Opener, Outcome, Pacing, SourceRestarts};
 use attendant::time::{Clock, Micros, MonotonicClock};
 use clap::Args;
 
 use super::devices::{self, Devices};
+use super::outside::{self, Asked, Visitors};
 use super::{Common, Failure};
 
 /// Arguments of `run`.
@@ -52,6 +53,9 @@ pub struct RunArguments {
     /// Also write every event as a JSON line to this file
     #[arg(long, value_name = "FILE.jsonl")]
     events: Option<PathBuf>,
+    /// The outside as the configuration describes it.
+    #[arg(skip)]
+    asked: Asked,
     /// Sensors of the configuration: name and file.
     #[arg(skip)]
     sensors: Vec<(String, PathBuf)>,
@@ -114,6 +118,7 @@ fn configured(common: &Common, args: &RunArguments, path: &Path) -> Result<(Comm
     });
     args.devices.outputs = runtime.output;
     args.devices.indicator = runtime.indicator.map(|i| i.line);
+    args.asked = Asked { mqtt: runtime.mqtt, speech: runtime.speech };
     for (name, source) in runtime.source {
         let is_given = match name.as_str() {
             "camera" => args.camera.is_some(),
@@ -184,7 +189,8 @@ fn run_with(common: &Common, args: &RunArguments) -> Result<ExitCode, Failure> {
             let what = if from_terminal { "--text - waits for a person" } else { "devices deliver at their own speed" };
             return Err(Failure::Usage(format!("--speed max: {what}; give files, or leave --speed out")));
         }
-        return run_live(common, args, &mut pipeline, &clock, &stop);
+        let visitors = outside::open(&args.asked, &pipeline, &clock)?;
+        return run_live(common, args, &mut pipeline, &clock, &stop, visitors);
     }
     if args.devices.has_lines() {
         let message =
@@ -201,9 +207,13 @@ fn run_with(common: &Common, args: &RunArguments) -> Result<ExitCode, Failure> {
         segments = super::segments(&Survey::of(&path)?);
         Box::new(Recording::open(&path)?)
     };
+    let mut visitors = outside::open(&args.asked, &pipeline, &clock)?;
     let outcome = {
         let mut sinks = sinks(common, args, Some(&mut seen))?;
-        supervise::play(&mut *feed, &mut pipeline, &*clock, pacing, &mut sinks, &stop, &Outside::default())?
+        for sink in visitors.sinks.drain(..) {
+            sinks.push(sink);
+        }
+        supervise::play(&mut *feed, &mut pipeline, &*clock, pacing, &mut sinks, &stop, &visitors.outside)?
     };
     finish(common, args, &pipeline, &segments, &seen, &outcome)
 }
@@ -252,6 +262,7 @@ fn run_live(
     pipeline: &mut Pipeline,
     clock: &Arc<dyn Clock>,
     stop: &AtomicBool,
+    mut visitors: Visitors,
 ) -> Result<ExitCode, Failure> {
     let mut sources = args.devices.sources(clock)?;
     if let Some(path) = args.camera.clone() {
@@ -292,7 +303,10 @@ fn run_live(
         for sink in args.devices.sinks()? {
             sinks.push(sink);
         }
-        supervise::live(sources, pipeline, clock, &mut sinks, stop, &mut devices::upkeep(Outside::default()))?
+        for sink in visitors.sinks.drain(..) {
+            sinks.push(sink);
+        }
+        supervise::live(sources, pipeline, clock, &mut sinks, stop, &mut devices::upkeep(visitors.outside.clone()))?
     };
     if !outcome.failed_sources.is_empty() {
         return Err(Failure::Sources(format!("failed for good: {}", outcome.failed_sources.join(", "))));

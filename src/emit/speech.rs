@@ -30,7 +30,8 @@ const LINE_MAX: usize = 400;
 const ENDING_MAX: usize = 4;
 
 /// Of the counter.
-const HELP: &str = "Advice that was begun to be spoken, replaced by newer advice, ended for taking too long, or failed.";
+const HELP: &str =
+    "Advice that was begun to be spoken, replaced by newer advice, ended for taking too long, or failed.";
 
 /// How it is spoken.
 #[derive(Clone, Debug)]

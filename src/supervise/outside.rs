@@ -10,8 +10,8 @@ use log::{info, warn};
 use crate::pipeline::Pipeline;
 use crate::queue::Wake;
 use crate::signal::{
-    COMMANDS_MAX, Command, Event, Mailbox, Monitor, NOTICES_MAX, Notice, Notices, Posted, SNAPSHOT_EVERY, Sample, Snapshot,
-    Speaking,
+    COMMANDS_MAX, Command, Event, Mailbox, Monitor, NOTICES_MAX, Notice, Notices, Posted, SNAPSHOT_EVERY, Sample,
+    Snapshot, Speaking,
 };
 use crate::time::{self, Micros};
 

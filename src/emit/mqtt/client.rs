@@ -35,6 +35,8 @@ use super::topics::Topics;
 use super::view::Look;
 use super::{OFFLINE, ONLINE};
 
+pub use super::tls::Files;
+
 /// First wait before connecting again; doubles up to [`BACKOFF_MAX`], give or take half.
 const BACKOFF_MIN: Duration = Duration::from_millis(500);
 
@@ -401,7 +403,10 @@ impl<'s> Session<'s> {
                 Ok(Polled::Incoming(Packet::PubAck(ack))) => self.acknowledged(ack.pkid),
                 Ok(Polled::Incoming(Packet::SubAck(ack))) => {
                     if ack.return_codes.contains(&SubscribeReasonCode::Failure) {
-                        warn!("mqtt: the broker does not let this device read {}; no commands", self.context.options.topics.commands());
+                        warn!(
+                            "mqtt: the broker does not let this device read {}; no commands",
+                            self.context.options.topics.commands()
+                        );
                     }
                 }
                 Ok(Polled::Outgoing(Outgoing::Publish(pkid))) => {
@@ -422,7 +427,8 @@ impl<'s> Session<'s> {
         let Context { options, meters, .. } = &self.context;
         let Broker { host, port, tls } = &options.broker;
         let away = self.service.lost_since.take().map(|since| self.context.clock.now() - since);
-        let after = away.map(|t| format!(" after {t}, {} events waited", self.service.backlog.len())).unwrap_or_default();
+        let after =
+            away.map(|t| format!(" after {t}, {} events waited", self.service.backlog.len())).unwrap_or_default();
         info!("mqtt: connected to {host}:{port}{}{after}", if *tls { " with TLS" } else { "" });
         self.service.last_reason.clear();
         meters.connects.inc();
@@ -588,19 +594,24 @@ impl<'s> Session<'s> {
             ConnectionError::FlushTimeout => format!("nothing could be sent for {TIMEOUT_SECS} s"),
             ConnectionError::Tls(error) => format!("no TLS: {error}; check ca_file and the name of the broker"),
             ConnectionError::Io(error) => format!("cannot be reached: {error}"),
-            ConnectionError::MqttState(StateError::Deserialization(rumqttc::Error::PayloadSizeLimitExceeded(bytes))) => {
+            ConnectionError::MqttState(StateError::Deserialization(rumqttc::Error::PayloadSizeLimitExceeded(
+                bytes,
+            ))) => {
                 self.service.overlong += 1;
                 if self.service.overlong >= OVERLONG_MAX {
                     self.service.overlong = 0;
                     self.service.commands_off_until = Some(Instant::now() + PAUSE);
                     let secs = PAUSE.as_secs();
-                    warn!("mqtt: again and again a command of more than {INCOMING_BYTES_MAX} bytes; no commands for {secs} s");
+                    warn!(
+                        "mqtt: again and again a command of more than {INCOMING_BYTES_MAX} bytes; no commands for {secs} s"
+                    );
                 }
                 self.context.meters.refuse(Why::Size);
                 format!("a packet of {bytes} bytes, at most {INCOMING_BYTES_MAX} are read")
             }
             ConnectionError::MqttState(StateError::ConnectionAborted) => {
-                "the broker has closed the connection; if again and again: another client has this site and device".into()
+                "the broker has closed the connection; if again and again: another client has this site and device"
+                    .into()
             }
             ConnectionError::MqttState(StateError::AwaitPingResp) => "the broker gives no sign of life".into(),
             other => other.to_string(),

@@ -52,10 +52,17 @@ impl Meters {
         Meters {
             published: counter("attendant_mqtt_published_total", "Events handed to the broker, also again."),
             acked: counter("attendant_mqtt_acked_total", "Events that the broker has acknowledged."),
-            ack: registry.histogram("attendant_mqtt_ack_seconds", "From handing an event over to its acknowledgement.", &[]),
+            ack: registry.histogram(
+                "attendant_mqtt_ack_seconds",
+                "From handing an event over to its acknowledgement.",
+                &[],
+            ),
             queued: gauge("attendant_mqtt_queue_events", "Events that the broker has not acknowledged."),
             queued_bytes: gauge("attendant_mqtt_queue_bytes", "Bytes of the queue, on disk and in memory."),
-            degraded: gauge("attendant_mqtt_queue_degraded", "1 while events wait in memory because the disk cannot be used."),
+            degraded: gauge(
+                "attendant_mqtt_queue_degraded",
+                "1 while events wait in memory because the disk cannot be used.",
+            ),
             torn: counter("attendant_mqtt_queue_torn_total", "Files of the queue that a damaged end was cut from."),
             connected: gauge("attendant_mqtt_connected", "1 while the broker listens."),
             connects: counter("attendant_mqtt_connects_total", "Connections that the broker has accepted."),

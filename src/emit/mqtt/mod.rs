@@ -11,8 +11,8 @@ pub mod backlog;
 #[cfg(feature = "mqtt")]
 pub mod client;
 pub mod command;
-pub mod disk;
 pub mod discovery;
+pub mod disk;
 pub mod link;
 pub mod meters;
 #[cfg(feature = "mqtt")]
