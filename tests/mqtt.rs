@@ -294,7 +294,7 @@ fn home_assistant_is_told_and_the_last_will_holds() {
     ear.wait("availability", "/availability", |h| h.retained && h.payload == b"online");
     let state = ear.wait("the state", "/state", |h| h.retained);
     assert_eq!((&state.json()["run"], &state.json()["events"]), (&"running".into(), &1.into()));
-    until("every entity", || ear.all("/config").len() == 18);
+    until("every entity", || ear.all("/config").len() == 16);
     let mut components: BTreeMap<String, usize> = BTreeMap::new();
     for entity in ear.all("/config") {
         let json = entity.json();
