@@ -795,6 +795,12 @@ impl Pipeline {
         snapshot.visits = self.state.counters().visits;
     }
 
+    /// `name@version` of the bundle.
+    #[must_use]
+    pub fn bundle(&self) -> &Arc<str> {
+        &self.bundle_id
+    }
+
     /// Name of every modality, of its source, and whether it is typed.
     pub fn inputs(&self) -> impl Iterator<Item = (&Arc<str>, &Arc<str>, bool)> {
         self.stages.iter().map(|s| (&s.name, &s.source, s.is_text()))

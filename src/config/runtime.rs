@@ -11,6 +11,10 @@ use serde::Deserialize;
 use super::error::{ConfigError, from_toml};
 use super::spans::{Step, line_of};
 
+mod web;
+
+pub use web::WebSpec;
+
 /// The whole file.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -37,6 +41,8 @@ pub struct Runtime {
     pub output: Vec<OutputSpec>,
     /// The line that is active whenever a camera or a microphone is open.
     pub indicator: Option<IndicatorSpec>,
+    /// The page and its interface (feature `web`); without it nothing listens.
+    pub web: Option<WebSpec>,
 }
 
 /// A language tag, `en` by default.
@@ -292,7 +298,8 @@ impl Runtime {
         let dir = path.parent().unwrap_or(Path::new(""));
         let files = runtime.source.values_mut().filter_map(|s| s.path.as_mut());
         let sinks = runtime.sink.iter_mut().map(|s| &mut s.path).filter(|p| p.as_os_str() != "-");
-        for file in runtime.bundle.iter_mut().chain(files).chain(sinks) {
+        let token = runtime.web.as_mut().and_then(|w| w.token_file.as_mut());
+        for file in runtime.bundle.iter_mut().chain(files).chain(sinks).chain(token) {
             *file = dir.join(&*file);
         }
         Ok(runtime)
@@ -335,6 +342,10 @@ impl Runtime {
         if let Some(indicator) = &runtime.indicator {
             let at = [Step::Key("indicator"), Step::Key("line")];
             indicator.line.check().map_err(|m| invalid(&at, format!("indicator.{m}")))?;
+        }
+        if let Some(web) = &runtime.web {
+            web.check()
+                .map_err(|(key, message)| invalid(&[Step::Key("web"), Step::Key(key)], format!("web.{message}")))?;
         }
         let is_standard = |s: &SinkSpec| s.path.as_os_str() == "-";
         for (i, sink) in runtime.sink.iter().enumerate() {
