@@ -249,7 +249,7 @@ impl Kiosk {
         };
         let mine = context.clone();
         let service = Service { name: "mqtt", start: Box::new(move || client::start(&mine)) };
-        let network = Some(Network::start(vec![service]).unwrap());
+        let network = Some(Network::start(vec![service], Arc::default()).unwrap());
         Kiosk { sink: MqttSink::new(Arc::clone(&context.link)), context, network, next: 0 }
     }
 
@@ -342,7 +342,9 @@ fn a_broker_that_is_away_costs_no_event_and_no_order() {
     let mut broker = Mosquitto::new("allow_anonymous true");
     broker.start();
     let ear = Ear::new(broker.port, "attendant/+/+/events", None);
-    let mut kiosk = Kiosk::new(options(broker.port, Some(queue.path().to_owned())));
+    // room for an outage of ten minutes
+    let with = Options { queue_bytes_max: 64 << 20, ..options(broker.port, Some(queue.path().to_owned())) };
+    let mut kiosk = Kiosk::new(with);
     kiosk.wait_connected();
     (0..50).for_each(|_| _ = kiosk.emit());
     // some are on their way at this moment

@@ -6,12 +6,13 @@
 use std::sync::Arc;
 
 use attendant::config::mqtt::MqttSpec;
+use attendant::config::runtime::WebSpec;
 use attendant::config::speech::SpeechSpec;
 use attendant::emit::Sink;
 use attendant::emit::speech::{self, Speech};
 use attendant::metrics::Registry;
 use attendant::pipeline::Pipeline;
-use attendant::signal::{Notices, Speaking};
+use attendant::signal::Speaking;
 use attendant::supervise::Outside;
 use attendant::time::{Clock, Micros};
 
@@ -20,6 +21,8 @@ use super::Failure;
 /// What a run was told about the outside.
 #[derive(Clone, Debug, Default)]
 pub struct Asked {
+    /// `[web]`, with the option's address.
+    pub web: Option<WebSpec>,
     /// `[mqtt]`
     pub mqtt: Option<MqttSpec>,
     /// `[speech]`
@@ -33,7 +36,7 @@ pub struct Visitors {
     pub outside: Outside,
     /// Where events go; in a list, as other sinks are.
     pub sinks: Vec<Box<dyn Sink>>,
-    #[cfg(feature = "mqtt")]
+    #[cfg(any(feature = "web", feature = "mqtt"))]
     _network: Option<attendant::supervise::network::Network>,
 }
 
@@ -46,17 +49,151 @@ impl std::fmt::Debug for Visitors {
 /// Opens everything that was asked for, and starts the network's thread if there is anything to do for it.
 pub fn open(asked: &Asked, pipeline: &Pipeline, clock: &Arc<dyn Clock>) -> Result<Visitors, Failure> {
     let mut visitors = Visitors::default();
-    let registry = Registry::new();
+    let registry = Arc::new(Registry::new());
     if let Some(spec) = &asked.speech {
         let speaking = Arc::new(Speaking::new());
         visitors.sinks.push(Box::new(voice(spec, Arc::clone(&speaking), &registry)));
         visitors.outside.speaking = Some(speaking);
     }
-    if let Some(spec) = &asked.mqtt {
-        visitors.outside.notices = Some(Arc::new(Notices::new()));
-        connect(spec, pipeline, clock, &registry, &mut visitors)?;
-    }
+    serve(asked, pipeline, clock, &registry, &mut visitors)?;
     Ok(visitors)
+}
+
+/// The command that builds with a feature that is off.
+#[cfg(not(all(feature = "web", feature = "mqtt")))]
+fn missing(what: &str, feature: &str) -> Failure {
+    Failure::Usage(format!(
+        "{what} needs the feature {feature}, which this program was built without; build it with: BOARD={} cargo build --release \
+         --features {feature}",
+        attendant::board::BOARD.name
+    ))
+}
+
+/// Says which feature is missing for what was asked.
+#[cfg(not(any(feature = "web", feature = "mqtt")))]
+fn serve(asked: &Asked, _: &Pipeline, _: &Arc<dyn Clock>, _: &Arc<Registry>, _: &mut Visitors) -> Result<(), Failure> {
+    match (&asked.web, &asked.mqtt) {
+        (Some(web), _) => Err(missing(&format!("the page on {}", web.listen), "web")),
+        (_, Some(mqtt)) => Err(missing(&format!("the broker {}", mqtt.broker), "mqtt")),
+        (None, None) => Ok(()),
+    }
+}
+
+#[cfg(any(feature = "web", feature = "mqtt"))]
+use attendant::supervise::network::{Network, Service};
+
+/// Services and the run's end of them; the network's thread if there are any.
+#[cfg(any(feature = "web", feature = "mqtt"))]
+fn serve(
+    asked: &Asked,
+    pipeline: &Pipeline,
+    clock: &Arc<dyn Clock>,
+    registry: &Arc<Registry>,
+    visitors: &mut Visitors,
+) -> Result<(), Failure> {
+    let mut services = Vec::new();
+    if asked.web.is_some() || asked.mqtt.is_some() {
+        visitors.outside.commands = Some(Arc::default());
+        visitors.outside.monitor = Some(Arc::default());
+        visitors.outside.notices = Some(Arc::default());
+    }
+    if let Some(spec) = &asked.web {
+        services.push(page(spec, pipeline, clock, registry, visitors)?);
+    }
+    if let Some(spec) = &asked.mqtt {
+        services.push(connect(spec, pipeline, clock, registry, visitors)?);
+    }
+    if !services.is_empty() {
+        let help = "Panics of services that talk to a network.";
+        let panics = registry.counter("attendant_network_panics_total", help, &[]);
+        let failed = |source| Failure::Output { path: "the network's thread".into(), source };
+        visitors._network = Some(Network::start(services, panics).map_err(failed)?);
+    }
+    Ok(())
+}
+
+#[cfg(all(feature = "mqtt", not(feature = "web")))]
+fn page(
+    spec: &WebSpec,
+    _: &Pipeline,
+    _: &Arc<dyn Clock>,
+    _: &Arc<Registry>,
+    _: &mut Visitors,
+) -> Result<Service, Failure> {
+    Err(missing(&format!("the page on {}", spec.listen), "web"))
+}
+
+#[cfg(all(feature = "web", not(feature = "mqtt")))]
+fn connect(
+    spec: &MqttSpec,
+    _: &Pipeline,
+    _: &Arc<dyn Clock>,
+    _: &Arc<Registry>,
+    _: &mut Visitors,
+) -> Result<Service, Failure> {
+    // an address may be wrong, but it holds no password: the configuration refuses one
+    Err(missing(&format!("the broker {}", spec.broker), "mqtt"))
+}
+
+/// Listens for browsers.
+#[cfg(feature = "web")]
+fn page(
+    spec: &WebSpec,
+    pipeline: &Pipeline,
+    clock: &Arc<dyn Clock>,
+    registry: &Arc<Registry>,
+    visitors: &mut Visitors,
+) -> Result<Service, Failure> {
+    use attendant::emit::web;
+
+    if spec.preview {
+        log::warn!("web.preview = true: this version makes no preview");
+    }
+    let failed = |source| Failure::Output { path: format!("web.listen {}", spec.listen), source };
+    let listener = std::net::TcpListener::bind(spec.listen).map_err(failed)?;
+    let address = listener.local_addr().map_err(failed)?;
+    let (sink, server) = web::open(web::Setup {
+        listener,
+        facts: facts(pipeline)?,
+        names: names(spec),
+        token: spec.token_file.as_deref().map(token).transpose()?,
+        clients_max: spec.clients_max as usize,
+        commands: visitors.outside.commands.clone().unwrap_or_default(),
+        monitor: visitors.outside.monitor.clone().unwrap_or_default(),
+        clock: Arc::clone(clock),
+        registry: Arc::clone(registry),
+    });
+    visitors.sinks.push(Box::new(sink));
+    visitors.outside.stays = true;
+    eprintln!("the page is on http://{address}/, what the models see on http://{address}/live");
+    Ok(Service { name: "web", start: Box::new(move || Box::pin(server.clone().serve())) })
+}
+
+/// Connects in the background: a broker that is away may come later.
+#[cfg(feature = "mqtt")]
+fn connect(
+    spec: &MqttSpec,
+    pipeline: &Pipeline,
+    clock: &Arc<dyn Clock>,
+    registry: &Arc<Registry>,
+    visitors: &mut Visitors,
+) -> Result<Service, Failure> {
+    use attendant::emit::mqtt::{MqttSink, client, link::Link, meters::Meters};
+
+    let options = options(spec, pipeline)?;
+    options.check().map_err(|message| Failure::Usage(format!("[mqtt]: {message}")))?;
+    let link = Link::new();
+    let context = client::Context {
+        options: Arc::new(options),
+        link: Arc::clone(&link),
+        mailbox: visitors.outside.commands.clone().unwrap_or_default(),
+        monitor: visitors.outside.monitor.clone().unwrap_or_default(),
+        notices: visitors.outside.notices.clone().unwrap_or_default(),
+        meters: Arc::new(Meters::new(registry)),
+        clock: Arc::clone(clock),
+    };
+    visitors.sinks.push(Box::new(MqttSink::new(link)));
+    Ok(Service { name: "mqtt", start: Box::new(move || client::start(&context)) })
 }
 
 fn voice(spec: &SpeechSpec, speaking: Arc<Speaking>, registry: &Registry) -> Speech {
@@ -67,52 +204,6 @@ fn voice(spec: &SpeechSpec, speaking: Arc<Speaking>, registry: &Registry) -> Spe
         languages: spec.languages.clone().into_iter().collect(),
     };
     Speech::new(options, speaking, speech::Counters::new(registry))
-}
-
-/// The command that builds with the connection.
-#[cfg(not(feature = "mqtt"))]
-fn connect(spec: &MqttSpec, _: &Pipeline, _: &Arc<dyn Clock>, _: &Registry, _: &mut Visitors) -> Result<(), Failure> {
-    let board = attendant::board::BOARD.name;
-    // an address may be wrong, but it holds no password: the configuration refuses one
-    Err(Failure::Usage(format!(
-        "the broker {} needs the feature mqtt, which this program was built without; build it with: BOARD={board} cargo build \
-         --release --features mqtt",
-        spec.broker
-    )))
-}
-
-/// Connects in the background: a broker that is away may come later.
-#[cfg(feature = "mqtt")]
-fn connect(
-    spec: &MqttSpec,
-    pipeline: &Pipeline,
-    clock: &Arc<dyn Clock>,
-    registry: &Registry,
-    visitors: &mut Visitors,
-) -> Result<(), Failure> {
-    use attendant::emit::mqtt::{MqttSink, client, link::Link, meters::Meters};
-    use attendant::signal::{Mailbox, Monitor};
-    use attendant::supervise::network::{Network, Service};
-
-    let options = options(spec, pipeline)?;
-    options.check().map_err(|message| Failure::Usage(format!("[mqtt]: {message}")))?;
-    let link = Link::new();
-    let context = client::Context {
-        options: Arc::new(options),
-        link: Arc::clone(&link),
-        mailbox: Arc::new(Mailbox::new()),
-        monitor: Arc::new(Monitor::new()),
-        notices: visitors.outside.notices.clone().unwrap_or_default(),
-        meters: Arc::new(Meters::new(registry)),
-        clock: Arc::clone(clock),
-    };
-    visitors.outside.commands = Some(Arc::clone(&context.mailbox));
-    visitors.outside.monitor = Some(Arc::clone(&context.monitor));
-    visitors.sinks.push(Box::new(MqttSink::new(link)));
-    let service = Service { name: "mqtt", start: Box::new(move || client::start(&context)) };
-    let failed = |source| Failure::Output { path: spec.broker.clone(), source };
-    visitors._network = Some(Network::start(vec![service]).map_err(failed)?);
-    Ok(())
 }
 
 #[cfg(feature = "mqtt")]
@@ -152,4 +243,43 @@ fn options(spec: &MqttSpec, pipeline: &Pipeline) -> Result<attendant::emit::mqtt
 fn host_name() -> String {
     let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     name.trim().split('.').next().unwrap_or_default().to_owned()
+}
+
+#[cfg(feature = "web")]
+fn facts(pipeline: &Pipeline) -> Result<attendant::emit::web::Facts, Failure> {
+    Ok(attendant::emit::web::Facts {
+        bundle: Arc::clone(pipeline.bundle()),
+        board: attendant::board::BOARD.name,
+        tier: attendant::infer::kernel_tier()?.to_string(),
+        labels: pipeline.labels().to_vec(),
+        inputs: pipeline.inputs().map(|(name, source, typed)| (Arc::clone(name), Arc::clone(source), typed)).collect(),
+        catalogue: pipeline.catalogue().map_or(serde_json::Value::Null, |c| c.listing()),
+    })
+}
+
+/// The configured names, and the address itself unless it stands for every address.
+#[cfg(feature = "web")]
+fn names(spec: &WebSpec) -> Vec<String> {
+    let ip = spec.listen.ip();
+    let own = match ip {
+        std::net::IpAddr::V6(v6) => format!("[{v6}]"),
+        std::net::IpAddr::V4(v4) => v4.to_string(),
+    };
+    spec.allowed_hosts.iter().cloned().chain((!ip.is_unspecified()).then_some(own)).collect()
+}
+
+/// The token in the file: one line, long enough that nobody guesses it.
+#[cfg(feature = "web")]
+fn token(path: &std::path::Path) -> Result<String, Failure> {
+    const CHARS_MIN: usize = 16;
+    let text = std::fs::read_to_string(path)
+        .map_err(|source| attendant::config::ConfigError::Read { path: path.to_owned(), source })?;
+    let token = text.trim();
+    if token.len() < CHARS_MIN || !token.bytes().all(|b| b.is_ascii_graphic()) {
+        let message = format!(
+            "expected one line of at least {CHARS_MIN} visible ASCII characters, such as `openssl rand -hex 32` prints"
+        );
+        return Err(attendant::config::ConfigError::Invalid { path: path.to_owned(), line: 1, message }.into());
+    }
+    Ok(token.to_owned())
 }

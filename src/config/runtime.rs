@@ -13,6 +13,10 @@ use super::mqtt::MqttSpec;
 use super::spans::{Step, line_of};
 use super::speech::SpeechSpec;
 
+mod web;
+
+pub use web::WebSpec;
+
 /// The whole file.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -39,6 +43,8 @@ pub struct Runtime {
     pub output: Vec<OutputSpec>,
     /// The line that is active whenever a camera or a microphone is open.
     pub indicator: Option<IndicatorSpec>,
+    /// The page and its interface (feature `web`); without it nothing listens.
+    pub web: Option<WebSpec>,
     /// The broker that gets the events and gives commands.
     pub mqtt: Option<MqttSpec>,
     /// What says the advice.
@@ -298,8 +304,9 @@ impl Runtime {
         let dir = path.parent().unwrap_or(Path::new(""));
         let files = runtime.source.values_mut().filter_map(|s| s.path.as_mut());
         let sinks = runtime.sink.iter_mut().map(|s| &mut s.path).filter(|p| p.as_os_str() != "-");
+        let token = runtime.web.as_mut().and_then(|w| w.token_file.as_mut());
         let broker = runtime.mqtt.iter_mut().flat_map(MqttSpec::paths);
-        for file in runtime.bundle.iter_mut().chain(files).chain(sinks).chain(broker) {
+        for file in runtime.bundle.iter_mut().chain(files).chain(sinks).chain(token).chain(broker) {
             *file = dir.join(&*file);
         }
         Ok(runtime)
@@ -342,6 +349,10 @@ impl Runtime {
         if let Some(indicator) = &runtime.indicator {
             let at = [Step::Key("indicator"), Step::Key("line")];
             indicator.line.check().map_err(|m| invalid(&at, format!("indicator.{m}")))?;
+        }
+        if let Some(web) = &runtime.web {
+            web.check()
+                .map_err(|(key, message)| invalid(&[Step::Key("web"), Step::Key(key)], format!("web.{message}")))?;
         }
         if let Some(mqtt) = &runtime.mqtt {
             mqtt.check().map_err(|(key, m)| invalid(&[Step::Key("mqtt"), Step::Key(key)], format!("mqtt.{m}")))?;
@@ -484,7 +495,7 @@ mod tests {
         let rows = [
             (
                 "languag = \"en\"",
-                "1: unknown key `languag`; known keys: bundle, language, log, clock, source, sink, output, indicator, mqtt, speech",
+                "1: unknown key `languag`; known keys: bundle, language, log, clock, source, sink, output, indicator, web, mqtt, speech",
             ),
             ("language = \"\"", "1: language = \"\", expected a tag such as \"en\" or \"zh\""),
             (

@@ -293,6 +293,40 @@ impl Catalogue {
         }
     }
 
+    /// Every text by its id and language, for a page that has to show any of them: `languages`, `classes` in label order with `short` and
+    /// `texts`, `intents` by id with `class` and `texts`, `rules`.
+    #[must_use]
+    pub fn listing(&self) -> serde_json::Value {
+        use serde_json::{Map, Value, json};
+        let texts = |by_lang: &ByLang| -> Value {
+            let pairs = self.languages.iter().zip(by_lang);
+            Value::Object(pairs.map(|(lang, text)| (lang.to_string(), json!(text))).collect())
+        };
+        let classes: Vec<Value> = self
+            .labels
+            .iter()
+            .zip(&self.classes)
+            .filter_map(|(label, class)| {
+                let class = class.as_ref()?;
+                Some(json!({ "class": label, "short": texts(&class.short), "texts": texts(&class.text) }))
+            })
+            .collect();
+        let intent = |i: &IntentText| json!({ "class": self.labels[i.class], "texts": texts(&i.text) });
+        let intents: Map<String, Value> = self.intents.values().map(|i| (i.id.to_string(), intent(i))).collect();
+        let [ask, ask_three] = &self.ask;
+        json!({
+            "languages": self.languages,
+            "classes": classes,
+            "intents": intents,
+            "rules": {
+                "ask": texts(ask),
+                "ask_three": texts(ask_three),
+                "escalate": texts(&self.escalate),
+                "exit": texts(&self.exit),
+            },
+        })
+    }
+
     /// What to do about the advice with this `id`.
     #[must_use]
     pub fn actions(&self, id: &str) -> &[Action] {
@@ -540,6 +574,20 @@ escalate = [{ mqtt = { topic = "staff", payload = "come" } }]
         assert_eq!(c.actions("desk_3").len(), 3);
         assert_eq!(c.actions("escalate"), [Action::Mqtt { topic: "staff".into(), payload: "come".into() }]);
         assert_eq!(c.actions("desk_8"), []);
+    }
+
+    #[test]
+    fn the_listing_has_every_text_by_id_and_language() {
+        let c = parse(SMALL).unwrap();
+        let listing = c.listing();
+        let en = c.language("en").unwrap();
+        assert_eq!(listing["languages"], serde_json::json!(c.languages()));
+        let first = &listing["classes"][0];
+        assert_eq!(first["class"], "desk_3");
+        assert_eq!(first["texts"]["en"], *c.advise(0, None, en).text);
+        assert_eq!(listing["classes"].as_array().unwrap().len(), 2, "none is no class that is shown");
+        assert_eq!(listing["intents"]["play"]["texts"]["en"], *c.advise(0, Some("play"), en).text);
+        assert!(listing["rules"]["ask"]["en"].as_str().unwrap().contains("{a}"), "{listing}");
     }
 
     #[test]

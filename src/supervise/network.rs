@@ -47,28 +47,27 @@ pub struct Service {
 pub struct Network {
     stop: watch::Sender<bool>,
     thread: Option<JoinHandle<()>>,
-    panics: Arc<Counter>,
     has_ended: Arc<AtomicBool>,
 }
 
 impl Network {
-    /// Starts the thread and `services` on it.
+    /// Starts the thread and `services` on it. Panics of services are counted in `panics`.
     ///
     /// # Errors
     /// The system gives no thread or no event queue.
-    pub fn start(services: Vec<Service>) -> io::Result<Network> {
+    pub fn start(services: Vec<Service>, panics: Arc<Counter>) -> io::Result<Network> {
         let (stop, stopped) = watch::channel(false);
-        let (panics, has_ended) = (Arc::new(Counter::new()), Arc::new(AtomicBool::new(false)));
+        let has_ended = Arc::new(AtomicBool::new(false));
         let runtime = runtime::Builder::new_current_thread()
             .enable_io()
             .enable_time()
             .max_blocking_threads(BLOCKING_THREADS_MAX)
             .build()?;
-        let (counted, ended) = (Arc::clone(&panics), Arc::clone(&has_ended));
+        let ended = Arc::clone(&has_ended);
         let thread = thread::Builder::new().name("network".into()).spawn(move || {
             let local = LocalSet::new();
             for service in services {
-                local.spawn_local(tend(service, Arc::clone(&counted)));
+                local.spawn_local(tend(service, Arc::clone(&panics)));
             }
             local.block_on(&runtime, until(stopped));
             drop(local);
@@ -76,13 +75,7 @@ impl Network {
             runtime.shutdown_timeout(FAREWELL / 2);
             ended.store(true, Ordering::Release);
         })?;
-        Ok(Network { stop, thread: Some(thread), panics, has_ended })
-    }
-
-    /// Panics of services that were caught.
-    #[must_use]
-    pub fn panics(&self) -> Arc<Counter> {
-        Arc::clone(&self.panics)
+        Ok(Network { stop, thread: Some(thread), has_ended })
     }
 }
 
@@ -173,24 +166,26 @@ mod tests {
                 })
             }),
         ];
-        let network = Network::start(services).unwrap();
+        let panics = Arc::new(Counter::new());
+        let network = Network::start(services, Arc::clone(&panics)).unwrap();
         let mut words = [heard.recv_timeout(SOON).unwrap(), heard.recv_timeout(SOON).unwrap()];
         words.sort_unstable();
         assert_eq!(words, ["flaky", "steady"]);
-        assert_eq!(network.panics().get(), 1);
+        assert_eq!(panics.get(), 1);
+        drop(network);
     }
 
     #[test]
     fn dropping_the_network_ends_services_wherever_they_wait() {
         let (said, heard) = channel();
-        let network = Network::start(vec![service("endless", move || {
+        let endless = service("endless", move || {
             let told = Told(said.clone());
             Box::pin(async move {
                 told.0.send("started").unwrap();
                 std::future::pending::<()>().await;
             })
-        })])
-        .unwrap();
+        });
+        let network = Network::start(vec![endless], Arc::default()).unwrap();
         assert_eq!(heard.recv_timeout(SOON), Ok("started"));
         drop(network);
         assert_eq!(heard.try_recv(), Ok("dropped"), "before drop returns");

@@ -1,0 +1,4 @@
+/* The newest event, as it came. */
+export function follow(element) {
+  new EventSource("/api/events").onmessage = (message) => { element.textContent = message.data; };
+}

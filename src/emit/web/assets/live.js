@@ -1,0 +1,2 @@
+import { follow } from "/assets/common.js";
+follow(document.getElementById("events"));
