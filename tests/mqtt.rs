@@ -409,7 +409,7 @@ fn a_bound_that_is_reached_drops_the_oldest_and_counts_them() {
     for _ in 0..many {
         kiosk.emit();
         // no faster than the service takes them, so that the bound that is reached is the queue's
-        if kiosk.next % 100 == 0 {
+        if kiosk.next.is_multiple_of(100) {
             thread::sleep(Duration::from_millis(20));
         }
     }

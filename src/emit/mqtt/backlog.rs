@@ -133,7 +133,7 @@ impl Backlog {
     }
 
     /// The next event to publish, and the ticket to acknowledge it with.
-    pub fn next(&mut self) -> Option<(u64, Vec<u8>)> {
+    pub fn send(&mut self) -> Option<(u64, Vec<u8>)> {
         let mut payload = Vec::new();
         let from_disk = loop {
             let Some(disk) = &mut self.disk else { break None };
@@ -353,7 +353,7 @@ mod tests {
 
     /// Takes everything that is to be sent.
     fn send(backlog: &mut Backlog) -> Vec<(u64, String)> {
-        std::iter::from_fn(|| backlog.next()).map(|(t, p)| (t, String::from_utf8(p).unwrap())).collect()
+        std::iter::from_fn(|| backlog.send()).map(|(t, p)| (t, String::from_utf8(p).unwrap())).collect()
     }
 
     fn words(sent: &[(u64, String)]) -> Vec<&str> {
@@ -399,9 +399,9 @@ mod tests {
         let mut first = backlog(Some(dir.path()));
         first.link();
         push(&mut first, &["a", "b", "c"]);
-        let (ticket, _) = first.next().unwrap();
+        let (ticket, _) = first.send().unwrap();
         first.ack(ticket, NOW);
-        first.next().unwrap();
+        first.send().unwrap();
         first.close(NOW);
         drop(first);
         assert_eq!(words(&send(&mut backlog(Some(dir.path())))), ["b", "c"]);
@@ -514,7 +514,7 @@ mod tests {
                         backlog.push(pushed.to_le_bytes().to_vec(), now);
                         pushed += 1;
                     }
-                    Op::Send if is_linked => match backlog.next() {
+                    Op::Send if is_linked => match backlog.send() {
                         Some((ticket, payload)) => {
                             let number = u64::from_le_bytes(payload.try_into().unwrap());
                             prop_assert_eq!(number, expected);

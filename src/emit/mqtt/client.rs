@@ -479,7 +479,7 @@ impl<'s> Session<'s> {
         let (now, topics) = (self.context.clock.now(), self.context.options.topics.clone());
         while self.service.backlog.in_flight() < WINDOW
             && self.has_room()
-            && let Some((ticket, payload)) = self.service.backlog.next()
+            && let Some((ticket, payload)) = self.service.backlog.send()
         {
             self.publish(topics.events(), false, payload, Handed::Event(ticket, now));
             self.context.meters.published.inc();

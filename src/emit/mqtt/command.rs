@@ -223,7 +223,10 @@ pub fn answer(name: &str, id: Option<&str>, result: Result<(), (Why, &str)>) -> 
 mod tests {
     use super::*;
 
-    /// A command, or the word of its refusal and the beginning of the reason.
+    /// Name, payload, and the command, or the word of its refusal and the beginning of the reason.
+    type Row<'a> = (&'a str, &'a [u8], Result<Command, (&'a str, &'a str)>);
+
+    /// What is wrong with a row.
     fn check(name: &str, payload: &[u8], expected: Result<Command, (&str, &str)>) -> Result<(), String> {
         let got = parse(&Message { name, payload, retained: false }, 0.45);
         let is_as_expected = match (&got, &expected) {
@@ -246,7 +249,7 @@ mod tests {
         let long_id = format!(r#"{{"text":"x","id":"{}"}}"#, "x".repeat(65));
         let deep = format!("{}{}", "[".repeat(2000), "]".repeat(2000));
         let thresholds = |enter, exit| Ok(Command::Thresholds { enter, exit });
-        let rows: Vec<(&str, &[u8], Result<Command, (&str, &str)>)> = vec![
+        let rows: Vec<Row<'_>> = vec![
             ("text", br#"{"text":"my card"}"#, Ok(Command::Text("my card".into()))),
             ("text", br#"{"text":"\u00e9"}"#, Ok(Command::Text("\u{e9}".into()))),
             ("text", b"my card", Err(("schema", "expected an object, {\"text\":"))),
