@@ -39,6 +39,8 @@ const ONLY_HERE: &[(&str, &[&str], &str)] = &[
         &["src/supervise/network.rs", "src/emit/web", "src/emit/mqtt"],
         "no async in the data path: only sinks that talk to a network, and their thread",
     ),
+    ("axum::", &["src/emit/web"], "the page's server can be replaced behind its sink"),
+    ("hyper::", &["src/emit/web"], "the page's server can be replaced behind its sink"),
     ("todo!(", &[], "nothing unfinished is delivered"),
     ("unimplemented!(", &[], "nothing unfinished is delivered"),
     ("dbg!(", &[], "a log has levels"),
