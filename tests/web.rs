@@ -324,6 +324,8 @@ fn every_answer_carries_the_security_headers_and_files_are_not_sent_twice() {
         ("/assets/kiosk.js", "text/javascript"),
         ("/assets/live.js", "text/javascript"),
         ("/assets/common.js", "text/javascript"),
+        ("/assets/strings.js", "text/javascript"),
+        ("/assets/keyboard.js", "text/javascript"),
         ("/assets/icon.svg", "image/svg+xml"),
     ];
     for (path, content_type) in files {
