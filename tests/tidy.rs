@@ -39,6 +39,8 @@ const ONLY_HERE: &[(&str, &[&str], &str)] = &[
         &["src/supervise/network.rs", "src/emit/web", "src/emit/mqtt"],
         "no async in the data path: only sinks that talk to a network, and their thread",
     ),
+    ("axum::", &["src/emit/web"], "the page's server can be replaced behind its sink"),
+    ("hyper::", &["src/emit/web"], "the page's server can be replaced behind its sink"),
     ("rumqttc::", &["src/emit/mqtt/client.rs"], "a protocol's crate is wrapped once"),
     ("rustls::", &["src/emit/mqtt/tls.rs"], "one place decides what is trusted"),
     ("process_group", &["src/emit/speech.rs"], "a program that speaks is ended with all it has started, in one place"),

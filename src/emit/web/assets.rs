@@ -32,6 +32,8 @@ assets! {
     "live.css" CSS,
     "live.js" JS,
     "common.js" JS,
+    "strings.js" JS,
+    "keyboard.js" JS,
     "icon.svg" SVG,
 }
 
