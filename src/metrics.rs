@@ -2,7 +2,7 @@
 //!
 //! Every drop, retry, gap and reopen has a counter. Whoever owns a device or a stage asks the [`Registry`] for its metrics
 //! once and then updates plain atomics: nothing here allocates or locks after registration. The registry renders itself
-//! in the Prometheus text format; serving that over HTTP is a sink's work. [`EngineScope`] marks the time a thread spends
+//! in the Prometheus text format ([`Exposition`]); serving that over HTTP is a sink's work. [`EngineScope`] marks the time a thread spends
 //! inside the inference engine, so that a counting allocator can tell the engine's allocations from this crate's own.
 
 use std::cell::Cell;
@@ -140,6 +140,19 @@ impl Histogram {
         self.max_us.load(Relaxed)
     }
 
+    /// Values below `2^exponent` microseconds: whole buckets, so that the count is exact.
+    #[must_use]
+    pub fn count_below_power(&self, exponent: u32) -> u64 {
+        let end = if exponent < u32::BITS { bucket_of(1 << exponent) } else { BUCKETS };
+        self.buckets[..end].iter().map(|b| b.load(Relaxed)).sum()
+    }
+
+    /// Sum of the values, us.
+    #[must_use]
+    pub fn sum_us(&self) -> u64 {
+        self.sum_us.load(Relaxed)
+    }
+
     /// The figures of this moment.
     #[must_use]
     pub fn summary(&self) -> LatencySummary {
@@ -192,6 +205,7 @@ const fn upper_edge(i: usize) -> u64 {
 #[derive(Debug)]
 struct Entry {
     name: String,
+    help: &'static str,
     /// As rendered: `source="camera"`, without braces; empty if there are none.
     labels: String,
     metric: Metric,
@@ -206,7 +220,7 @@ enum Metric {
 
 /// Every metric of the program by its Prometheus name and labels, in the order of registration.
 ///
-/// Names: `attendant_` + what + unit, counters end in `_total`, latencies in `_us`.
+/// Names: `attendant_` + what + unit, counters end in `_total`, latencies in `_seconds`.
 #[derive(Debug, Default)]
 pub struct Registry {
     entries: Mutex<Vec<Entry>>,
@@ -224,8 +238,8 @@ impl Registry {
     /// # Panics
     /// If the name is no Prometheus name or is taken by another kind: names are constants of the program.
     #[must_use]
-    pub fn counter(&self, name: &str, labels: &[(&str, &str)]) -> Arc<Counter> {
-        match self.entry(name, labels, || Metric::Counter(Arc::default())) {
+    pub fn counter(&self, name: &str, help: &'static str, labels: &[(&str, &str)]) -> Arc<Counter> {
+        match self.entry(name, help, labels, || Metric::Counter(Arc::default())) {
             Metric::Counter(c) => c,
             other => panic!("{name} is registered as {}", other.kind()),
         }
@@ -236,8 +250,8 @@ impl Registry {
     /// # Panics
     /// As [`Registry::counter`].
     #[must_use]
-    pub fn gauge(&self, name: &str, labels: &[(&str, &str)]) -> Arc<Gauge> {
-        match self.entry(name, labels, || Metric::Gauge(Arc::default())) {
+    pub fn gauge(&self, name: &str, help: &'static str, labels: &[(&str, &str)]) -> Arc<Gauge> {
+        match self.entry(name, help, labels, || Metric::Gauge(Arc::default())) {
             Metric::Gauge(g) => g,
             other => panic!("{name} is registered as {}", other.kind()),
         }
@@ -248,60 +262,108 @@ impl Registry {
     /// # Panics
     /// As [`Registry::counter`].
     #[must_use]
-    pub fn histogram(&self, name: &str, labels: &[(&str, &str)]) -> Arc<Histogram> {
-        match self.entry(name, labels, || Metric::Histogram(Arc::default())) {
+    pub fn histogram(&self, name: &str, help: &'static str, labels: &[(&str, &str)]) -> Arc<Histogram> {
+        match self.entry(name, help, labels, || Metric::Histogram(Arc::default())) {
             Metric::Histogram(h) => h,
             other => panic!("{name} is registered as {}", other.kind()),
         }
     }
 
-    fn entry(&self, name: &str, labels: &[(&str, &str)], new: impl FnOnce() -> Metric) -> Metric {
+    fn entry(&self, name: &str, help: &'static str, labels: &[(&str, &str)], new: impl FnOnce() -> Metric) -> Metric {
         assert!(is_prometheus_name(name), "{name:?} is no Prometheus metric name");
-        let labels = render_labels(labels);
+        let labels = self::labels(labels);
         let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(e) = entries.iter().find(|e| e.name == name && e.labels == labels) {
             return e.metric.clone();
         }
         let metric = new();
-        entries.push(Entry { name: name.into(), labels, metric: metric.clone() });
+        entries.push(Entry { name: name.into(), help, labels, metric: metric.clone() });
         metric
     }
 
-    /// Writes all metrics in the Prometheus text exposition format 0.0.4; histograms as summaries of p50, p90, p99.
+    /// Writes all metrics in the Prometheus text exposition format 0.0.4.
     ///
     /// # Errors
     /// Those of `out`.
     pub fn write_prometheus(&self, out: &mut impl Write) -> fmt::Result {
         let entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut exposition = Exposition::new(out);
         for (i, first) in entries.iter().enumerate() {
             // the format wants all series of one name together, under one TYPE line
             if entries[..i].iter().any(|e| e.name == first.name) {
                 continue;
             }
-            writeln!(out, "# TYPE {} {}", first.name, first.metric.kind())?;
+            exposition.family(&first.name, first.metric.kind(), first.help)?;
             for e in entries[i..].iter().filter(|e| e.name == first.name) {
-                e.write(out)?;
+                match &e.metric {
+                    Metric::Counter(c) => exposition.sample(&e.labels, c.get())?,
+                    Metric::Gauge(g) => exposition.sample(&e.labels, g.get())?,
+                    Metric::Histogram(h) => exposition.histogram(&e.labels, h)?,
+                }
             }
         }
         Ok(())
     }
 }
 
-impl Entry {
-    fn write(&self, out: &mut impl Write) -> fmt::Result {
-        let Entry { name, labels, metric } = self;
-        let braced = if labels.is_empty() { String::new() } else { format!("{{{labels}}}") };
-        match metric {
-            Metric::Counter(c) => writeln!(out, "{name}{braced} {}", c.get()),
-            Metric::Gauge(g) => writeln!(out, "{name}{braced} {}", g.get()),
-            Metric::Histogram(h) => {
-                let comma = if labels.is_empty() { "" } else { "," };
-                for q in [0.5, 0.9, 0.99] {
-                    writeln!(out, "{name}{{{labels}{comma}quantile=\"{q}\"}} {}", h.quantile_us(q))?;
-                }
-                writeln!(out, "{name}_sum{braced} {}", h.sum_us.load(Relaxed))?;
-                writeln!(out, "{name}_count{braced} {}", h.count())
-            }
+/// Smallest and largest bucket of an exported histogram, as powers of two of a microsecond: 64 us to 2.1 s.
+const EXPORTED_POWERS: std::ops::RangeInclusive<u32> = 6..=21;
+
+/// Writes families of metrics in the Prometheus text exposition format 0.0.4.
+#[derive(Debug)]
+pub struct Exposition<'a, W> {
+    out: &'a mut W,
+    name: String,
+}
+
+impl<'a, W: Write> Exposition<'a, W> {
+    /// Into `out`.
+    pub fn new(out: &'a mut W) -> Self {
+        Exposition { out, name: String::new() }
+    }
+
+    /// Opens the family `name` of `counter`, `gauge` or `histogram`; its samples follow.
+    ///
+    /// # Errors
+    /// Those of `out`.
+    pub fn family(&mut self, name: &str, kind: &str, help: &str) -> fmt::Result {
+        debug_assert!(is_prometheus_name(name), "{name:?}");
+        name.clone_into(&mut self.name);
+        writeln!(self.out, "# HELP {name} {help}\n# TYPE {name} {kind}")
+    }
+
+    /// One value of the family; `labels` as [`labels`] renders them.
+    ///
+    /// # Errors
+    /// Those of `out`.
+    pub fn sample(&mut self, labels: &str, value: impl fmt::Display) -> fmt::Result {
+        self.series("", labels, "", value)
+    }
+
+    /// The histogram's buckets, sum and count, in seconds.
+    ///
+    /// # Errors
+    /// Those of `out`.
+    pub fn histogram(&mut self, labels: &str, histogram: &Histogram) -> fmt::Result {
+        // values may be recorded meanwhile: the buckets are read first and the count is theirs
+        let mut below = 0;
+        for power in EXPORTED_POWERS {
+            below = histogram.count_below_power(power);
+            let le = format!("le=\"{}\"", (1_u64 << power) as f64 / 1e6);
+            self.series("_bucket", labels, &le, below)?;
+        }
+        let count = histogram.count().max(below);
+        self.series("_bucket", labels, "le=\"+Inf\"", count)?;
+        self.series("_sum", labels, "", histogram.sum_us() as f64 / 1e6)?;
+        self.series("_count", labels, "", count)
+    }
+
+    fn series(&mut self, suffix: &str, labels: &str, more: &str, value: impl fmt::Display) -> fmt::Result {
+        let Exposition { out, name } = self;
+        match (labels, more) {
+            ("", "") => writeln!(out, "{name}{suffix} {value}"),
+            ("", one) | (one, "") => writeln!(out, "{name}{suffix}{{{one}}} {value}"),
+            (one, two) => writeln!(out, "{name}{suffix}{{{one},{two}}} {value}"),
         }
     }
 }
@@ -312,7 +374,7 @@ impl Metric {
         match self {
             Metric::Counter(_) => "counter",
             Metric::Gauge(_) => "gauge",
-            Metric::Histogram(_) => "summary",
+            Metric::Histogram(_) => "histogram",
         }
     }
 }
@@ -323,7 +385,12 @@ fn is_prometheus_name(name: &str) -> bool {
         && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_' || c == ':')
 }
 
-fn render_labels(labels: &[(&str, &str)]) -> String {
+/// Labels as the format writes them, without braces: `source="camera"`.
+///
+/// # Panics
+/// If a key is no Prometheus name: keys are constants of the program.
+#[must_use]
+pub fn labels(labels: &[(&str, &str)]) -> String {
     let mut out = String::new();
     for (key, value) in labels {
         assert!(is_prometheus_name(key), "{key:?} is no Prometheus label name");
@@ -423,36 +490,48 @@ mod tests {
     #[test]
     fn the_registry_renders_each_name_once_and_escapes_labels() {
         let registry = Registry::new();
-        registry.counter("attendant_frames_replaced_total", &[("source", "camera")]).add(3);
-        registry.gauge("attendant_queue_len", &[]).set(2);
-        registry.counter("attendant_frames_replaced_total", &[("source", "a\"b")]).inc();
-        registry.histogram("attendant_step_us", &[("stage", "encode")]).record(Micros(10));
+        let replaced = |source| {
+            registry.counter("attendant_frames_replaced_total", "Frames that nobody took.", &[("source", source)])
+        };
+        replaced("camera").add(3);
+        registry.gauge("attendant_queue_len", "Samples that wait.", &[]).set(2);
+        replaced("a\"b").inc();
+        let step = registry.histogram("attendant_step_seconds", "One step.", &[("stage", "encode")]);
+        [10, 63, 64, 3_000_000].into_iter().for_each(|us| step.record(Micros(us)));
         // the same name and labels: the same counter
-        registry.counter("attendant_frames_replaced_total", &[("source", "camera")]).inc();
+        replaced("camera").inc();
         let mut out = String::new();
         registry.write_prometheus(&mut out).unwrap();
-        assert_eq!(
-            out,
-            "# TYPE attendant_frames_replaced_total counter\n\
-             attendant_frames_replaced_total{source=\"camera\"} 4\n\
-             attendant_frames_replaced_total{source=\"a\\\"b\"} 1\n\
-             # TYPE attendant_queue_len gauge\n\
-             attendant_queue_len 2\n\
-             # TYPE attendant_step_us summary\n\
-             attendant_step_us{stage=\"encode\",quantile=\"0.5\"} 10\n\
-             attendant_step_us{stage=\"encode\",quantile=\"0.9\"} 10\n\
-             attendant_step_us{stage=\"encode\",quantile=\"0.99\"} 10\n\
-             attendant_step_us_sum{stage=\"encode\"} 10\n\
-             attendant_step_us_count{stage=\"encode\"} 1\n"
-        );
+        let lines: Vec<&str> = out.lines().collect();
+        let plain = [
+            "# HELP attendant_frames_replaced_total Frames that nobody took.",
+            "# TYPE attendant_frames_replaced_total counter",
+            "attendant_frames_replaced_total{source=\"camera\"} 4",
+            "attendant_frames_replaced_total{source=\"a\\\"b\"} 1",
+            "# HELP attendant_queue_len Samples that wait.",
+            "# TYPE attendant_queue_len gauge",
+            "attendant_queue_len 2",
+            "# HELP attendant_step_seconds One step.",
+            "# TYPE attendant_step_seconds histogram",
+            "attendant_step_seconds_bucket{stage=\"encode\",le=\"0.000064\"} 2",
+            "attendant_step_seconds_bucket{stage=\"encode\",le=\"0.000128\"} 3",
+        ];
+        assert_eq!(lines[..plain.len()], plain);
+        let end = [
+            "attendant_step_seconds_bucket{stage=\"encode\",le=\"2.097152\"} 3",
+            "attendant_step_seconds_bucket{stage=\"encode\",le=\"+Inf\"} 4",
+            "attendant_step_seconds_sum{stage=\"encode\"} 3.000137",
+            "attendant_step_seconds_count{stage=\"encode\"} 4",
+        ];
+        assert_eq!(lines[lines.len() - end.len()..], end);
     }
 
     #[test]
     #[should_panic(expected = "attendant_x_total is registered as counter")]
     fn a_name_has_one_kind() {
         let registry = Registry::new();
-        let _ = registry.counter("attendant_x_total", &[]);
-        let _ = registry.gauge("attendant_x_total", &[]);
+        let _ = registry.counter("attendant_x_total", "x", &[]);
+        let _ = registry.gauge("attendant_x_total", "x", &[]);
     }
 
     #[test]

@@ -11,19 +11,26 @@ use crate::board::{BOARD, Kind};
 use crate::bundle::{Bundle, Intents};
 use crate::config::ConfigError;
 use crate::decide::advice::{self, Catalogue, Known, Lang, UnknownLanguage};
-use crate::decide::{self, FusedView, Policy, Verdict};
+use crate::decide::{self, Choosable, FusedView, Policy, Verdict};
 use crate::fuse::{Fused, Fusion, FusionShape, TokenView};
 use crate::infer::{Dtype, Encoder as _, InferError, OnnxEncoder};
+use crate::metrics::Histogram;
 use crate::preprocess::{
     AudioPreprocessor, ImagePreprocessor, JpegDecoding, PreprocessError, SeriesPreprocessor, TextPreprocessor,
 };
 use crate::signal::{
-    Embedding, Event, EventKind, Frame, MAX_MODALITIES, ModalityState, ModalityView, SCHEMA_VERSION, Sample, Tensor,
+    Command, Embedding, Event, EventKind, Frame, Latencies, MAX_MODALITIES, ModalityState, ModalityView, Monitor,
+    Refusal, RefusalKind, SCHEMA_VERSION, Sample, Snapshot, TEXT_CHARS_MAX, Tensor, Utterance,
 };
 use crate::time::Micros;
 
+pub use crate::signal::StageCounters;
+
 /// Without a fresh token, the state is looked at this often: a silent source becomes stale, a typed line matures.
 pub const TICK: Micros = Micros::from_ms(100);
+
+/// The source whose utterances are typed, whether at a terminal or on a page.
+pub const TYPED: &str = "text";
 
 /// A bundle whose parts do not fit together, or an input that an encoder cannot take.
 #[derive(Debug, thiserror::Error)]
@@ -117,21 +124,6 @@ impl Input<'_> {
     }
 }
 
-/// What counts as wrong in one modality, since the start.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
-pub struct StageCounters {
-    /// Windows encoded.
-    pub windows: u64,
-    /// Samples skipped because of `rate_hz`.
-    pub skipped: u64,
-    /// Samples and windows left out because the board was too hot or too busy.
-    pub shed: u64,
-    /// Samples that could not be preprocessed or encoded.
-    pub errors: u64,
-    /// Times the source reported a fault.
-    pub faults: u64,
-}
-
 enum Preprocessor {
     Image(Box<ImagePreprocessor>),
     Audio(Box<AudioPreprocessor>),
@@ -180,6 +172,33 @@ struct Stage {
     fault: Option<Arc<str>>,
     last_error: Option<Arc<str>>,
     counters: StageCounters,
+    /// Its samples are left out, and whether that has been told.
+    is_muted: bool,
+    /// The device itself is talking.
+    is_hushed: bool,
+    told: Option<&'static str>,
+}
+
+/// Measures the stages for an observer. The clock is the caller's: the pipeline has none.
+#[derive(Clone)]
+struct Meter {
+    monitor: Arc<Monitor>,
+    now_ns: fn() -> u64,
+}
+
+/// Runs `work`; with a meter, records how long it took in the histogram that `of` picks.
+fn timed<T>(meter: Option<&Meter>, of: fn(&Latencies) -> &Histogram, work: impl FnOnce() -> T) -> T {
+    let Some(meter) = meter else { return work() };
+    let began = (meter.now_ns)();
+    let result = work();
+    meter.record(of, began);
+    result
+}
+
+impl Meter {
+    fn record(&self, of: fn(&Latencies) -> &Histogram, began_ns: u64) {
+        of(&self.monitor.latencies).record(Micros((self.now_ns)().saturating_sub(began_ns) / 1000));
+    }
 }
 
 /// Why a sample gave no token.
@@ -239,11 +258,18 @@ impl Stage {
             fault: None,
             last_error: None,
             counters: StageCounters::default(),
+            is_muted: false,
+            is_hushed: false,
+            told: None,
         })
     }
 
     /// Hands the stage a sample of its source. Windows of sound and series are fetched by [`Stage::advance`] afterwards.
-    fn offer(&mut self, sample: &Sample) -> Result<bool, StageError> {
+    fn offer(&mut self, sample: &Sample, meter: Option<&Meter>) -> Result<bool, StageError> {
+        if self.left_out().is_some() {
+            self.counters.muted += 1;
+            return Ok(false);
+        }
         match (&mut self.preprocessor, sample) {
             (Preprocessor::Image(p), Sample::Frame(frame)) => {
                 if self.last_run.is_some_and(|last| frame.t >= last && frame.t - last < self.period) {
@@ -256,40 +282,69 @@ impl Stage {
                     self.counters.shed += 1;
                     return Ok(false);
                 }
-                p.run(frame, &mut self.input).map_err(StageError::Preprocess)?;
-                self.encode(frame.t).map(|()| true)
+                timed(meter, |l| &l.preprocess, || p.run(frame, &mut self.input)).map_err(StageError::Preprocess)?;
+                self.encode(frame.t, meter).map(|()| true)
             }
             (Preprocessor::Text(p), Sample::Text(utterance)) => {
-                p.run(&utterance.text, &mut self.input).map_err(StageError::Preprocess)?;
-                self.encode(utterance.t).map(|()| true)
+                timed(meter, |l| &l.preprocess, || p.run(&utterance.text, &mut self.input))
+                    .map_err(StageError::Preprocess)?;
+                self.encode(utterance.t, meter).map(|()| true)
             }
             (Preprocessor::Audio(p), Sample::Audio(block)) => {
                 p.push(block).map_err(StageError::Preprocess)?;
-                self.advance()
+                self.advance(meter)
             }
             (Preprocessor::Series(p), Sample::Reading(reading)) => {
                 p.push(reading).map_err(StageError::Preprocess)?;
-                self.advance()
+                self.advance(meter)
             }
             _ => Ok(false),
         }
     }
 
     /// Encodes the next window that is complete, if there is one.
-    fn advance(&mut self) -> Result<bool, StageError> {
+    fn advance(&mut self, meter: Option<&Meter>) -> Result<bool, StageError> {
+        // a look that finds no window is not measured: it would be most of them
+        let began = meter.map(|m| (m.now_ns)());
         let end = match &mut self.preprocessor {
             Preprocessor::Audio(p) => p.next_window(&mut self.input).map_err(StageError::Preprocess)?,
             Preprocessor::Series(p) => p.next_window(&mut self.input),
             Preprocessor::Image(_) | Preprocessor::Text(_) => None,
         };
         let Some(t) = end else { return Ok(false) };
+        if let (Some(meter), Some(began)) = (meter, began) {
+            meter.record(|l| &l.preprocess, began);
+        }
         self.turn = (self.turn + 1) % self.divisor;
         if self.turn != 0 {
             self.counters.shed += 1;
             // the next window may be complete too
-            return self.advance();
+            return self.advance(meter);
         }
-        self.encode(t).map(|()| true)
+        self.encode(t, meter).map(|()| true)
+    }
+
+    /// Why its samples are left out, if they are.
+    fn left_out(&self) -> Option<&'static str> {
+        if self.is_muted {
+            Some("muted")
+        } else if self.is_hushed {
+            Some("speaking")
+        } else {
+            None
+        }
+    }
+
+    fn is_text(&self) -> bool {
+        matches!(self.preprocessor, Preprocessor::Text(_))
+    }
+
+    /// The newest column of log-mel features, if it makes any and has.
+    fn newest_column(&self) -> Option<&[f32]> {
+        match &self.preprocessor {
+            Preprocessor::Audio(p) => p.newest_column(),
+            _ => None,
+        }
     }
 
     fn takes(&self, kind: Kind) -> bool {
@@ -301,8 +356,9 @@ impl Stage {
         )
     }
 
-    fn encode(&mut self, t: Micros) -> Result<(), StageError> {
-        self.encoder.encode(&self.input, t, &mut self.embedding).map_err(StageError::Infer)?;
+    fn encode(&mut self, t: Micros, meter: Option<&Meter>) -> Result<(), StageError> {
+        timed(meter, |l| &l.encode, || self.encoder.encode(&self.input, t, &mut self.embedding))
+            .map_err(StageError::Infer)?;
         self.has_token = true;
         self.fault = None;
         self.last_error = None;
@@ -315,6 +371,9 @@ impl Stage {
     }
 
     fn state(&self, now: Micros) -> ModalityState {
+        if self.left_out().is_some() {
+            return ModalityState::Absent;
+        }
         if self.fault.is_some() {
             return ModalityState::Failed;
         }
@@ -322,7 +381,7 @@ impl Stage {
             Some(age) if age <= self.max_age => ModalityState::Ok,
             _ if self.last_error.is_some() => ModalityState::Failed,
             // nobody types all the time: a request that has had its time is over, not overdue
-            Some(_) if matches!(self.preprocessor, Preprocessor::Text(_)) => ModalityState::Absent,
+            Some(_) if self.is_text() => ModalityState::Absent,
             Some(_) => ModalityState::Stale,
             None => ModalityState::Absent,
         }
@@ -334,7 +393,7 @@ impl Stage {
                 self.fault.clone().or_else(|| self.last_error.clone()).unwrap_or_else(|| "source failed".into())
             }
             ModalityState::Stale => format!("no sample for {} ms", self.max_age.as_ms()).into(),
-            ModalityState::Absent => "nothing given".into(),
+            ModalityState::Absent => self.left_out().unwrap_or("nothing given").into(),
             ModalityState::Ok => "samples arrive".into(),
         }
     }
@@ -369,6 +428,9 @@ pub struct Pipeline {
     next_seq: u64,
     last_step: Option<Micros>,
     fusion_errors: u64,
+    meter: Option<Meter>,
+    /// Requests that come by command, so that taking one allocates nothing.
+    typed: Sample,
 }
 
 impl Pipeline {
@@ -409,6 +471,8 @@ impl Pipeline {
             next_seq: 0,
             last_step: None,
             fusion_errors: 0,
+            meter: None,
+            typed: Sample::default(),
             stages,
             fusion,
             policy,
@@ -462,20 +526,25 @@ impl Pipeline {
             self.fail(source, reason, now, events);
             return;
         }
+        let began = self.meter.as_ref().map(|m| (m.now_ns)());
         let mut fresh = false;
         for stage in self.stages.iter_mut().filter(|s| *s.source == *source) {
-            let offered = stage.offer(sample);
+            let offered = stage.offer(sample, self.meter.as_ref());
             fresh |= taken(stage, offered);
         }
+        let gave_token = fresh;
         while fresh {
             self.step(now, events);
             fresh = false;
             for stage in self.stages.iter_mut().filter(|s| *s.source == *source) {
-                let advanced = stage.advance();
+                let advanced = stage.advance(self.meter.as_ref());
                 fresh |= taken(stage, advanced);
             }
         }
         self.tick(now, events);
+        if let (true, Some(meter), Some(began)) = (gave_token, &self.meter, began) {
+            meter.record(|l| &l.step, began);
+        }
     }
 
     /// Marks every modality of `source` as failed until it delivers again.
@@ -525,7 +594,9 @@ impl Pipeline {
         let out_of_scope = if undecided { self.out_of_scope(now) } else { None };
         debug!("{now}: {} {p:.2} weights {:.2?}", self.labels[class], self.fused.weights);
         let view = FusedView { p: &self.fused.probabilities, present, out_of_scope };
-        for verdict in decide::step(&mut self.state, &view, now, &self.policy) {
+        let verdicts =
+            timed(self.meter.as_ref(), |l| &l.decide, || decide::step(&mut self.state, &view, now, &self.policy));
+        for verdict in verdicts {
             let event = self.decision(now, &verdict);
             events.push(event);
         }
@@ -540,7 +611,8 @@ impl Pipeline {
                 TokenView { embedding: fresh.then_some(&stage.embedding), age: stage.age(now).unwrap_or_default() };
             tokens.push(view).unwrap_or_else(|_| unreachable!("Bundle::open bounds the encoders"));
         }
-        if let Err(error) = self.fusion.fuse(&tokens, &mut self.fused) {
+        let fused = timed(self.meter.as_ref(), |l| &l.fuse, || self.fusion.fuse(&tokens, &mut self.fused));
+        if let Err(error) = fused {
             self.fusion_errors += 1;
             warn!("{error}; this window is not decided");
             return None;
@@ -576,10 +648,12 @@ impl Pipeline {
     fn report_states(&mut self, now: Micros, events: &mut Vec<Event>) {
         for i in 0..self.stages.len() {
             let state = self.stages[i].state(now);
-            if state == self.known_states[i] {
+            let left_out = self.stages[i].left_out();
+            if state == self.known_states[i] && left_out == self.stages[i].told {
                 continue;
             }
             self.known_states[i] = state;
+            self.stages[i].told = left_out;
             let reason = self.stages[i].reason(state);
             let modality = self.stages[i].name.clone();
             match state {
@@ -599,8 +673,9 @@ impl Pipeline {
         for (i, stage) in self.stages.iter().enumerate() {
             let view = ModalityView {
                 name: stage.name.clone(),
-                weight: if fused { self.fused.weights[i] } else { 0.0 },
-                contribution: if fused { self.fused.contributions[i] } else { 0.0 },
+                // a choice may be decided before anything was fused
+                weight: self.fused.weights.get(i).copied().filter(|_| fused).unwrap_or(0.0),
+                contribution: self.fused.contributions.get(i).copied().filter(|_| fused).unwrap_or(0.0),
                 age: stage.age(now),
                 state: stage.state(now),
             };
@@ -609,6 +684,165 @@ impl Pipeline {
         let seq = self.next_seq;
         self.next_seq += 1;
         Event { v: SCHEMA_VERSION, seq, t_us: now, kind, modalities, bundle: self.bundle_id.clone(), board: BOARD.name }
+    }
+}
+
+/// What may be asked of a run, and what may be seen of it.
+impl Pipeline {
+    /// Carries out `command` at `now`, and appends the events that follow from it.
+    ///
+    /// # Errors
+    /// [`Refusal`]: what it names is not there, is out of range, or is not offered at this moment. Nothing has changed then.
+    pub fn command(&mut self, command: &Command, now: Micros, events: &mut Vec<Event>) -> Result<(), Refusal> {
+        match command {
+            Command::Text(text) => self.take_text(text, now, events),
+            Command::Choose { class } => self.choose(class, now, events),
+            Command::Mute { source, muted } => self.mute(source, *muted, now, events),
+            Command::Thresholds { enter, exit } => self
+                .policy
+                .set_thresholds(*enter, *exit)
+                .map_err(|error| Refusal::new(RefusalKind::Range, error.to_string())),
+            Command::Language(tag) => {
+                let Some((catalogue, lang)) = &mut self.catalogue else {
+                    return Err(Refusal::new(RefusalKind::Unknown, "the bundle has no advice catalogue"));
+                };
+                *lang =
+                    catalogue.language(tag).map_err(|error| Refusal::new(RefusalKind::Unknown, error.to_string()))?;
+                Ok(())
+            }
+        }
+    }
+
+    fn take_text(&mut self, text: &str, now: Micros, events: &mut Vec<Event>) -> Result<(), Refusal> {
+        let stage = self.stages.iter().find(|s| s.is_text() && *s.source == *TYPED);
+        match stage {
+            None => {
+                return Err(Refusal::new(RefusalKind::Unknown, "the bundle has no encoder for text; show or say it"));
+            }
+            Some(stage) if stage.is_muted => {
+                return Err(Refusal::new(RefusalKind::NotOffered, "the source text is muted"));
+            }
+            Some(_) => {}
+        }
+        let chars = text.chars().count();
+        if chars > TEXT_CHARS_MAX || text.trim().is_empty() {
+            let message = format!("the text has {chars} characters, expected 1 to {TEXT_CHARS_MAX}, not only spaces");
+            return Err(Refusal::new(RefusalKind::Range, message));
+        }
+        let mut sample = std::mem::take(&mut self.typed);
+        if let Sample::Text(Utterance { t, text: buffer }) = &mut sample {
+            *t = now;
+            buffer.clear();
+            buffer.push_str(text);
+        }
+        self.process(TYPED, &sample, now, events);
+        self.typed = sample;
+        Ok(())
+    }
+
+    fn choose(&mut self, label: &str, now: Micros, events: &mut Vec<Event>) -> Result<(), Refusal> {
+        let Some(class) = self.labels.iter().position(|l| **l == *label) else {
+            return Err(Refusal::new(RefusalKind::Unknown, format!("there is no class {label:?}")));
+        };
+        let from = if self.is_fallback(now) { Choosable::Every } else { Choosable::Offered };
+        let verdicts = decide::choose(&mut self.state, class, from, now, &self.policy)
+            .map_err(|error| Refusal::new(RefusalKind::NotOffered, format!("{label}: {error}")))?;
+        for verdict in verdicts {
+            let event = self.decision(now, &verdict);
+            events.push(event);
+        }
+        Ok(())
+    }
+
+    fn mute(&mut self, source: &str, muted: bool, now: Micros, events: &mut Vec<Event>) -> Result<(), Refusal> {
+        if !self.stages.iter().any(|s| *s.source == *source) {
+            return Err(Refusal::new(
+                RefusalKind::Unknown,
+                format!("no encoder of the bundle has the source {source:?}"),
+            ));
+        }
+        for stage in self.stages.iter_mut().filter(|s| *s.source == *source) {
+            stage.is_muted = muted;
+            // what was seen before counts no longer, on either side of the change
+            (stage.has_token, stage.last_run) = (false, None);
+        }
+        self.step(now, events);
+        Ok(())
+    }
+
+    /// The device itself is talking, or has stopped: meanwhile whatever listens takes no part, so that it does not hear itself.
+    pub fn hush(&mut self, is_on: bool, now: Micros, events: &mut Vec<Event>) {
+        let mut has_changed = false;
+        for stage in self.stages.iter_mut().filter(|s| s.takes(Kind::Audio) && s.is_hushed != is_on) {
+            (stage.is_hushed, has_changed) = (is_on, true);
+            // what was heard before counts no longer, on either side of the change
+            (stage.has_token, stage.last_run) = (false, None);
+        }
+        if has_changed {
+            self.step(now, events);
+        }
+    }
+
+    /// Whether nothing but typing works at `now`: no modality that watches or listens is `ok`.
+    #[must_use]
+    pub fn is_fallback(&self, now: Micros) -> bool {
+        !self.stages.iter().any(|s| !s.is_text() && s.state(now) == ModalityState::Ok)
+    }
+
+    /// Records how long each stage takes, by the caller's clock, until the pipeline ends.
+    pub fn measure(&mut self, monitor: &Arc<Monitor>, now_ns: fn() -> u64) {
+        self.meter = Some(Meter { monitor: Arc::clone(monitor), now_ns });
+    }
+
+    /// Fills in what the pipeline knows; what sources and the board are like is left as it is. Allocates nothing but in the first call.
+    pub fn observe(&self, now: Micros, snapshot: &mut Snapshot) {
+        snapshot.t = now;
+        snapshot.lang = self.catalogue.as_ref().map(|(catalogue, lang)| Arc::clone(catalogue.tag(*lang)));
+        snapshot.fused.clear();
+        snapshot.fused.extend_from_slice(&self.fused.probabilities);
+        snapshot.modalities.clear();
+        snapshot.counters.clear();
+        for (i, stage) in self.stages.iter().enumerate() {
+            let view = ModalityView {
+                name: Arc::clone(&stage.name),
+                weight: self.fused.weights.get(i).copied().unwrap_or(0.0),
+                contribution: self.fused.contributions.get(i).copied().unwrap_or(0.0),
+                age: stage.age(now),
+                state: stage.state(now),
+            };
+            let fits = snapshot.modalities.push(view).is_ok() && snapshot.counters.push(stage.counters).is_ok();
+            assert!(fits, "Bundle::open bounds the encoders");
+        }
+        (snapshot.enter, snapshot.exit) = (self.policy.enter(), self.policy.exit());
+        snapshot.is_fallback = self.is_fallback(now);
+        snapshot.mel.clear();
+        snapshot.mel.extend_from_slice(self.stages.iter().find_map(Stage::newest_column).unwrap_or_default());
+        snapshot.fusion_errors = self.fusion_errors;
+        snapshot.visits = self.state.counters().visits;
+        snapshot.visit = self.state.visit_failures().is_some();
+        snapshot.muted.clear();
+        for stage in self.stages.iter().filter(|s| s.is_muted) {
+            if !snapshot.muted.contains(&stage.source) {
+                _ = snapshot.muted.push(Arc::clone(&stage.source));
+            }
+        }
+    }
+
+    /// `name@version` of the bundle.
+    #[must_use]
+    pub fn bundle(&self) -> &Arc<str> {
+        &self.bundle_id
+    }
+
+    /// Name of every modality, of its source, and whether it is typed.
+    pub fn inputs(&self) -> impl Iterator<Item = (&Arc<str>, &Arc<str>, bool)> {
+        self.stages.iter().map(|s| (&s.name, &s.source, s.is_text()))
+    }
+
+    /// The advice catalogue, if the bundle has one.
+    #[must_use]
+    pub fn catalogue(&self) -> Option<&Catalogue> {
+        self.catalogue.as_ref().map(|(catalogue, _)| catalogue)
     }
 }
 

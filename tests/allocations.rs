@@ -8,8 +8,8 @@ use std::sync::Arc;
 use attendant::bundle::Bundle;
 use attendant::metrics::in_engine;
 use attendant::pipeline::{Options, Pipeline};
-use attendant::signal::{AudioBlock, Event, Frame, FrameSeq, PixelFormat, Sample, SampleIdx, Utterance};
-use attendant::time::Micros;
+use attendant::signal::{AudioBlock, Event, Frame, FrameSeq, Monitor, PixelFormat, Sample, SampleIdx, Utterance};
+use attendant::time::{Micros, now_ns};
 
 thread_local! {
     /// Allocations of this thread, by whether the engine was running.
@@ -66,6 +66,9 @@ fn a_window_allocates_nothing_of_ours_after_warm_up() {
 fn check(format: PixelFormat) {
     let dir = attendant::bundle::locate(None).unwrap();
     let mut pipeline = Pipeline::load(&Bundle::open(&dir).unwrap(), &Options::default()).unwrap();
+    // somebody looks on all the time
+    let monitor = Arc::new(Monitor::new());
+    pipeline.measure(&monitor, now_ns);
     let mut samples: Vec<(Arc<str>, Micros, Sample)> = Vec::new();
     for k in 0..200 {
         if k % 10 == 0 {
@@ -88,11 +91,13 @@ fn check(format: PixelFormat) {
         }
         pipeline.process(source, sample, *now, &mut events);
         events.clear();
+        assert!(monitor.renew(|snapshot| pipeline.observe(*now, snapshot)));
     }
     let ours = OURS.with(Cell::get) - before.0;
     let engine = ENGINE.with(Cell::get) - before.1;
     let windows: u64 = pipeline.counters().map(|(_, c)| c.windows).sum();
     println!("{format:?}: {windows} windows; after warm-up {ours} allocations of ours, {engine} of the engine's");
+    assert!(monitor.latencies.step.count() > 100 && monitor.read(|s| s.mel.len()) == 40, "it was observed");
     assert!(windows > 100, "the samples were encoded");
     assert!(engine > 0, "the counter works: the engine is known to allocate");
     assert_eq!(ours, 0, "{format:?}");

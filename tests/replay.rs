@@ -6,7 +6,7 @@ use attendant::bundle::Bundle;
 use attendant::capture::recording::Recording;
 use attendant::emit::{JsonLines, Sink};
 use attendant::pipeline::{Options, Pipeline};
-use attendant::supervise::{Pacing, play};
+use attendant::supervise::{Outside, Pacing, play};
 use attendant::time::VirtualClock;
 
 /// The event lines of the demo.
@@ -18,7 +18,8 @@ fn events(pacing: Pacing) -> String {
     {
         let mut sinks: Vec<Box<dyn Sink + '_>> = vec![Box::new(JsonLines::new("memory", &mut lines))];
         let clock = VirtualClock::default();
-        play(&mut feed, &mut pipeline, &clock, pacing, &mut sinks, &AtomicBool::new(false)).unwrap();
+        let stop = AtomicBool::new(false);
+        play(&mut feed, &mut pipeline, &clock, pacing, &mut sinks, &stop, &Outside::default()).unwrap();
     }
     String::from_utf8(lines).unwrap()
 }

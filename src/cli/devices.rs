@@ -15,7 +15,7 @@ use attendant::capture::indicator::Indicator;
 use attendant::config::runtime::{LineSpec, OutputSpec, RawFormat, SourceKind, SourceSpec};
 use attendant::emit::Sink;
 use attendant::supervise::notify::Systemd;
-use attendant::supervise::{LiveSource, Opener, Upkeep, budget};
+use attendant::supervise::{LiveSource, Opener, Outside, Upkeep, budget};
 use attendant::time::{Clock, Micros};
 
 use super::Failure;
@@ -100,8 +100,9 @@ impl Devices {
 }
 
 /// What a run on devices looks after: systemd if it started this process, heat and load of the board.
-pub fn upkeep() -> Upkeep {
+pub fn upkeep(outside: Outside) -> Upkeep {
     Upkeep {
+        outside,
         manager: Box::new(Systemd::default()),
         budget: Some(BOARD.budget),
         celsius: Box::new(|| budget::hottest_celsius(Path::new("/sys/class/thermal"))),

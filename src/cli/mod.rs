@@ -11,6 +11,7 @@ mod features;
 mod infer;
 mod inspect;
 mod npy;
+mod outside;
 mod run;
 mod stream;
 mod table;

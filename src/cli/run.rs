@@ -2,6 +2,7 @@
 
 use std::fs::OpenOptions;
 use std::io::{self, IsTerminal as _, Write as _};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -12,7 +13,7 @@ use attendant::capture::recording::{Recording, Survey};
 use attendant::capture::sensor::CsvSensor;
 use attendant::capture::text::{LineText, ScriptText};
 use attendant::capture::{Camera, Mic, Sensor, TextSource, image, video, wav};
-use attendant::config::runtime::{ClockKind, LogLevel, Runtime, SinkKind, SourceKind};
+use attendant::config::runtime::{ClockKind, LogLevel, Runtime, SinkKind, SourceKind, WebSpec};
 use attendant::emit::summary::{Seen, Segment};
 use attendant::emit::{JsonLines, LiveView, LiveViewOptions, Sink};
 use attendant::pipeline::{Options, Pipeline};
@@ -21,6 +22,7 @@ use attendant::time::{Clock, Micros, MonotonicClock};
 use clap::Args;
 
 use super::devices::{self, Devices};
+use super::outside::{self, Asked, Visitors};
 use super::{Common, Failure};
 
 /// Arguments of `run`.
@@ -52,6 +54,12 @@ pub struct RunArguments {
     /// Also write every event as a JSON line to this file
     #[arg(long, value_name = "FILE.jsonl")]
     events: Option<PathBuf>,
+    /// The outside as the configuration describes it.
+    #[arg(skip)]
+    asked: Asked,
+    /// Serve the page and its interface on this address (docs/http.md); one that others can reach needs a token, see --config
+    #[arg(long, value_name = "ADDR", num_args = 0..=1, default_missing_value = "127.0.0.1:8080")]
+    web: Option<SocketAddr>,
     /// Sensors of the configuration: name and file.
     #[arg(skip)]
     sensors: Vec<(String, PathBuf)>,
@@ -114,6 +122,7 @@ fn configured(common: &Common, args: &RunArguments, path: &Path) -> Result<(Comm
     });
     args.devices.outputs = runtime.output;
     args.devices.indicator = runtime.indicator.map(|i| i.line);
+    args.asked = Asked { web: runtime.web, mqtt: runtime.mqtt, speech: runtime.speech };
     for (name, source) in runtime.source {
         let is_given = match name.as_str() {
             "camera" => args.camera.is_some(),
@@ -177,6 +186,7 @@ fn run_with(common: &Common, args: &RunArguments) -> Result<ExitCode, Failure> {
     }
     log::info!("int8 kernels: {}", attendant::infer::kernel_tier()?);
     let mut pipeline = Pipeline::load(&bundle, &options)?;
+    let asked = Asked { web: web_of(args)?, ..args.asked.clone() };
     let stop = stop_on_signal()?;
     let from_terminal = args.text.as_deref() == Some(Path::new("-"));
     if from_terminal || !args.devices.is_empty() {
@@ -184,7 +194,8 @@ fn run_with(common: &Common, args: &RunArguments) -> Result<ExitCode, Failure> {
             let what = if from_terminal { "--text - waits for a person" } else { "devices deliver at their own speed" };
             return Err(Failure::Usage(format!("--speed max: {what}; give files, or leave --speed out")));
         }
-        return run_live(common, args, &mut pipeline, &clock, &stop);
+        let visitors = outside::open(&asked, &pipeline, &clock)?;
+        return run_live(common, args, &mut pipeline, &clock, &stop, visitors);
     }
     if args.devices.has_lines() {
         let message =
@@ -201,11 +212,26 @@ fn run_with(common: &Common, args: &RunArguments) -> Result<ExitCode, Failure> {
         segments = super::segments(&Survey::of(&path)?);
         Box::new(Recording::open(&path)?)
     };
+    let mut visitors = outside::open(&asked, &pipeline, &clock)?;
     let outcome = {
         let mut sinks = sinks(common, args, Some(&mut seen))?;
-        supervise::play(&mut *feed, &mut pipeline, &*clock, pacing, &mut sinks, &stop)?
+        for sink in visitors.sinks.drain(..) {
+            sinks.push(sink);
+        }
+        supervise::play(&mut *feed, &mut pipeline, &*clock, pacing, &mut sinks, &stop, &visitors.outside)?
     };
     finish(common, args, &pipeline, &segments, &seen, &outcome)
+}
+
+/// What the option and the configuration say of the page together: the option's address wins, and has to be as safe.
+fn web_of(args: &RunArguments) -> Result<Option<WebSpec>, Failure> {
+    let mut spec = args.asked.web.clone();
+    if let Some(listen) = args.web {
+        let spec = spec.get_or_insert_default();
+        spec.listen = listen;
+        spec.check().map_err(|(_, message)| Failure::Usage(format!("--web: {message}")))?;
+    }
+    Ok(spec)
 }
 
 /// The recording to play when no source is given.
@@ -256,6 +282,7 @@ fn run_live(
     pipeline: &mut Pipeline,
     clock: &Arc<dyn Clock>,
     stop: &AtomicBool,
+    mut visitors: Visitors,
 ) -> Result<ExitCode, Failure> {
     let mut sources = args.devices.sources(clock)?;
     if let Some(path) = args.camera.clone() {
@@ -296,7 +323,10 @@ fn run_live(
         for sink in args.devices.sinks()? {
             sinks.push(sink);
         }
-        supervise::live(sources, pipeline, clock, &mut sinks, stop, &mut devices::upkeep())?
+        for sink in visitors.sinks.drain(..) {
+            sinks.push(sink);
+        }
+        supervise::live(sources, pipeline, clock, &mut sinks, stop, &mut devices::upkeep(visitors.outside.clone()))?
     };
     if !outcome.failed_sources.is_empty() {
         return Err(Failure::Sources(format!("failed for good: {}", outcome.failed_sources.join(", "))));

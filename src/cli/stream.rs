@@ -11,7 +11,7 @@ use attendant::capture::wav::WavMic;
 use attendant::emit::Sink;
 use attendant::emit::summary::{Seen, Summary};
 use attendant::pipeline::Pipeline;
-use attendant::supervise::{self, Feed, FileFeed, Pacing};
+use attendant::supervise::{self, Feed, FileFeed, Outside, Pacing};
 use attendant::time::MonotonicClock;
 
 use super::{Common, Failure, outln};
@@ -60,7 +60,15 @@ pub fn run(common: &Common, file: &Path, extension: &str, pipeline: &mut Pipelin
     let outcome = {
         let mut sinks: Vec<Box<dyn Sink + '_>> = vec![Box::new(&mut seen)];
         let stop = AtomicBool::new(false);
-        supervise::play(&mut *feed, pipeline, &MonotonicClock::new(), Pacing::Max, &mut sinks, &stop)?
+        supervise::play(
+            &mut *feed,
+            pipeline,
+            &MonotonicClock::new(),
+            Pacing::Max,
+            &mut sinks,
+            &stop,
+            &Outside::default(),
+        )?
     };
     let minutes = outcome.duration.0 as f64 / 60e6;
     let entered: Vec<Entered> =

@@ -6,8 +6,10 @@
 mod check;
 mod error;
 pub mod manifest;
+pub mod mqtt;
 pub mod runtime;
 mod spans;
+pub mod speech;
 
 pub use check::{Wrong, check_manifest};
 pub use error::{ConfigError, from_toml};

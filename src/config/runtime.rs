@@ -9,7 +9,13 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use super::error::{ConfigError, from_toml};
+use super::mqtt::MqttSpec;
 use super::spans::{Step, line_of};
+use super::speech::SpeechSpec;
+
+mod web;
+
+pub use web::WebSpec;
 
 /// The whole file.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
@@ -37,6 +43,12 @@ pub struct Runtime {
     pub output: Vec<OutputSpec>,
     /// The line that is active whenever a camera or a microphone is open.
     pub indicator: Option<IndicatorSpec>,
+    /// The page and its interface (feature `web`); without it nothing listens.
+    pub web: Option<WebSpec>,
+    /// The broker that gets the events and gives commands.
+    pub mqtt: Option<MqttSpec>,
+    /// What says the advice.
+    pub speech: Option<SpeechSpec>,
 }
 
 /// A language tag, `en` by default.
@@ -292,7 +304,9 @@ impl Runtime {
         let dir = path.parent().unwrap_or(Path::new(""));
         let files = runtime.source.values_mut().filter_map(|s| s.path.as_mut());
         let sinks = runtime.sink.iter_mut().map(|s| &mut s.path).filter(|p| p.as_os_str() != "-");
-        for file in runtime.bundle.iter_mut().chain(files).chain(sinks) {
+        let token = runtime.web.as_mut().and_then(|w| w.token_file.as_mut());
+        let broker = runtime.mqtt.iter_mut().flat_map(MqttSpec::paths);
+        for file in runtime.bundle.iter_mut().chain(files).chain(sinks).chain(token).chain(broker) {
             *file = dir.join(&*file);
         }
         Ok(runtime)
@@ -335,6 +349,18 @@ impl Runtime {
         if let Some(indicator) = &runtime.indicator {
             let at = [Step::Key("indicator"), Step::Key("line")];
             indicator.line.check().map_err(|m| invalid(&at, format!("indicator.{m}")))?;
+        }
+        if let Some(web) = &runtime.web {
+            web.check()
+                .map_err(|(key, message)| invalid(&[Step::Key("web"), Step::Key(key)], format!("web.{message}")))?;
+        }
+        if let Some(mqtt) = &runtime.mqtt {
+            mqtt.check().map_err(|(key, m)| invalid(&[Step::Key("mqtt"), Step::Key(key)], format!("mqtt.{m}")))?;
+        }
+        if let Some(speech) = &runtime.speech {
+            speech
+                .check()
+                .map_err(|(key, m)| invalid(&[Step::Key("speech"), Step::Key(key)], format!("speech.{m}")))?;
         }
         let is_standard = |s: &SinkSpec| s.path.as_os_str() == "-";
         for (i, sink) in runtime.sink.iter().enumerate() {
@@ -469,7 +495,7 @@ mod tests {
         let rows = [
             (
                 "languag = \"en\"",
-                "1: unknown key `languag`; known keys: bundle, language, log, clock, source, sink, output, indicator",
+                "1: unknown key `languag`; known keys: bundle, language, log, clock, source, sink, output, indicator, web, mqtt, speech",
             ),
             ("language = \"\"", "1: language = \"\", expected a tag such as \"en\" or \"zh\""),
             (
@@ -556,6 +582,52 @@ mod tests {
                 "[[sink]]\nkind = \"jsonl\"\n[[sink]]\nkind = \"view\"",
                 "3: two sinks write to -; give each its own path",
             ),
+            ("[mqtt]\nsite = \"a\"", "1: missing key `broker` in `mqtt`; add it"),
+            (
+                "[mqtt]\nbroker = \"tcp://x\"",
+                "2: mqtt.broker = \"tcp://x\", expected mqtt://host:1883, or mqtts://host:8883 with TLS",
+            ),
+            (
+                "[mqtt]\nbroker = \"mqtt://u:secret@x\"",
+                "2: mqtt.broker: an address with a name or a password; write username and password_file",
+            ),
+            (
+                "[mqtt]\nbroker = \"mqtt://x\"\ndevice = \"a/b\"",
+                "3: mqtt.device = \"a/b\", expected at most 64 letters, digits, - and single _ between them (a level of topics)",
+            ),
+            (
+                "[mqtt]\nbroker = \"mqtt://x\"\nsite = \"+\"",
+                "3: mqtt.site = \"+\", expected at most 64 letters, digits, - and single _ between them (a level of topics)",
+            ),
+            (
+                "[mqtt]\nbroker = \"mqtt://x\"\ndiscovery_prefix = \"a//b\"",
+                "3: mqtt.discovery_prefix = \"a//b\", expected a topic without + and #",
+            ),
+            (
+                "[mqtt]\nbroker = \"mqtt://x\"\npassword_file = \"p\"",
+                "3: mqtt.password_file: a password needs a username; add it",
+            ),
+            (
+                "[mqtt]\nbroker = \"mqtts://x\"\nclient_cert_file = \"c\"",
+                "3: mqtt.client_cert_file: a certificate needs client_key_file; add it",
+            ),
+            (
+                "[mqtt]\nbroker = \"mqtt://x\"\nca_file = \"c\"",
+                "3: mqtt.ca_file is for mqtts://, the broker is mqtt://; change one of them",
+            ),
+            (
+                "[mqtt]\nbroker = \"mqtt://x\"\nqueue_bytes_max = 5",
+                "3: mqtt.queue_bytes_max = 5, expected 65536 to 17179869184",
+            ),
+            (
+                "[speech]\ncommand = []",
+                "2: speech.command: expected a program and its arguments, such as [\"espeak-ng\", \"--stdin\"]",
+            ),
+            (
+                "[speech]\ncommand = [\"sh\", \"-c\", \"say {text}\"]",
+                "2: speech.command: {text} has to be an argument of its own: no part of one, so that nothing reads it as code",
+            ),
+            ("[speech]\ncommand = [\"x\"]\ntimeout_ms = 5", "3: speech.timeout_ms = 5, expected 100 to 120000"),
         ];
         let mut wrong = Vec::new();
         for (text, expected) in rows {

@@ -255,6 +255,12 @@ impl Catalogue {
         &self.languages
     }
 
+    /// The tag of `lang`.
+    #[must_use]
+    pub fn tag(&self, lang: Lang) -> &Arc<str> {
+        &self.languages[lang.0]
+    }
+
     /// Advice for a class that was entered; the intent's own if it has one and belongs to that class.
     ///
     /// `class` is an index into the labels the catalogue was parsed with. Does not allocate.
@@ -285,6 +291,40 @@ impl Catalogue {
                 text: self.question(&classes, lang.0),
             },
         }
+    }
+
+    /// Every text by its id and language, for a page that has to show any of them: `languages`, `classes` in label order with `short` and
+    /// `texts`, `intents` by id with `class` and `texts`, `rules`.
+    #[must_use]
+    pub fn listing(&self) -> serde_json::Value {
+        use serde_json::{Map, Value, json};
+        let texts = |by_lang: &ByLang| -> Value {
+            let pairs = self.languages.iter().zip(by_lang);
+            Value::Object(pairs.map(|(lang, text)| (lang.to_string(), json!(text))).collect())
+        };
+        let classes: Vec<Value> = self
+            .labels
+            .iter()
+            .zip(&self.classes)
+            .filter_map(|(label, class)| {
+                let class = class.as_ref()?;
+                Some(json!({ "class": label, "short": texts(&class.short), "texts": texts(&class.text) }))
+            })
+            .collect();
+        let intent = |i: &IntentText| json!({ "class": self.labels[i.class], "texts": texts(&i.text) });
+        let intents: Map<String, Value> = self.intents.values().map(|i| (i.id.to_string(), intent(i))).collect();
+        let [ask, ask_three] = &self.ask;
+        json!({
+            "languages": self.languages,
+            "classes": classes,
+            "intents": intents,
+            "rules": {
+                "ask": texts(ask),
+                "ask_three": texts(ask_three),
+                "escalate": texts(&self.escalate),
+                "exit": texts(&self.exit),
+            },
+        })
     }
 
     /// What to do about the advice with this `id`.
@@ -359,6 +399,7 @@ pub fn decision(
         class: labels[verdict.class].clone(),
         p: verdict.p,
         state: verdict.state,
+        by: verdict.by,
         intent,
         advice,
         choices: verdict.choices.iter().map(|(class, p)| Choice { class: labels[*class].clone(), p: *p }).collect(),
@@ -536,6 +577,20 @@ escalate = [{ mqtt = { topic = "staff", payload = "come" } }]
     }
 
     #[test]
+    fn the_listing_has_every_text_by_id_and_language() {
+        let c = parse(SMALL).unwrap();
+        let listing = c.listing();
+        let en = c.language("en").unwrap();
+        assert_eq!(listing["languages"], serde_json::json!(c.languages()));
+        let first = &listing["classes"][0];
+        assert_eq!(first["class"], "desk_3");
+        assert_eq!(first["texts"]["en"], *c.advise(0, None, en).text);
+        assert_eq!(listing["classes"].as_array().unwrap().len(), 2, "none is no class that is shown");
+        assert_eq!(listing["intents"]["play"]["texts"]["en"], *c.advise(0, Some("play"), en).text);
+        assert!(listing["rules"]["ask"]["en"].as_str().unwrap().contains("{a}"), "{listing}");
+    }
+
+    #[test]
     fn a_decision_names_what_the_verdict_counts() {
         let c = parse(SMALL).unwrap();
         let labels: [Arc<str>; 3] = ["desk_3".into(), "desk_8".into(), "none".into()];
@@ -544,6 +599,7 @@ escalate = [{ mqtt = { topic = "staff", payload = "come" } }]
             state,
             class,
             p: 0.9,
+            by: None,
             choices: choices.iter().copied().collect(),
         };
         let play: Arc<str> = "play".into();

@@ -1,8 +1,9 @@
 //! Fused probabilities to decisions and advice.
 //!
-//! Owns the decision's state machine ([`step`]), its checked rules ([`Policy`]), the advice catalogue ([`advice`]) and the
-//! measures of `eval` ([`score`]). The pipeline calls `step` on every fused result. Deliberately pure: no clock, no
-//! files, no sink, and it does not know where a probability came from. docs/decision.md draws the machine.
+//! Owns the decision's state machine ([`step`], and [`choose`] for a visitor who answers on a page), its checked rules
+//! ([`Policy`]), the advice catalogue ([`advice`]) and the measures of `eval` ([`score`]). The pipeline calls `step` on
+//! every fused result. Deliberately pure: no clock, no files, no sink, and it does not know where a probability came from.
+//! docs/decision.md draws the machine.
 
 pub mod advice;
 mod policy;
@@ -11,4 +12,4 @@ mod step;
 
 pub use advice::{Catalogue, Lang, decision};
 pub use policy::{Policy, PolicyError};
-pub use step::{Counters, FusedView, MAX_VERDICTS, State, Verdict, Verdicts, step};
+pub use step::{Choosable, Counters, FusedView, MAX_VERDICTS, NotChosen, State, Verdict, Verdicts, choose, step};

@@ -67,11 +67,6 @@ impl Policy {
     /// # Errors
     /// [`PolicyError`] names the key, its value and what was expected.
     pub fn new(spec: &DecisionSpec, labels: &[Arc<str>]) -> Result<Policy, PolicyError> {
-        let value = |key: &'static str, value: f32, expected: &str| PolicyError::Value {
-            key,
-            value: value.to_string(),
-            expected: expected.to_owned(),
-        };
         for (i, label) in labels.iter().enumerate() {
             if labels[..i].contains(label) {
                 return Err(PolicyError::DuplicateLabel { label: label.to_string() });
@@ -85,31 +80,7 @@ impl Policy {
         if labels.len() <= usize::from(none.is_some()) {
             return Err(PolicyError::NoClass { none: spec.none.clone() });
         }
-        // Above one half only one class at a time can qualify, which the machine relies on.
-        if !(spec.enter > 0.5 && spec.enter < 1.0) {
-            return Err(value(
-                "enter",
-                spec.enter,
-                "more than 0.5, so that only one class can reach it, and less than 1",
-            ));
-        }
-        if !(spec.exit > 0.0 && spec.exit < spec.enter) {
-            return Err(value(
-                "exit",
-                spec.exit,
-                &format!(
-                    "more than 0 and less than decision.enter = {}, so that a decision does not flutter",
-                    spec.enter
-                ),
-            ));
-        }
-        if !(spec.ask_min > 0.0 && spec.ask_min < spec.enter) {
-            return Err(value(
-                "ask_min",
-                spec.ask_min,
-                &format!("more than 0 and less than decision.enter = {}", spec.enter),
-            ));
-        }
+        check_thresholds(spec.enter, spec.exit, spec.ask_min)?;
         if 2.0 * spec.ask_min > 1.0 {
             return Err(value("ask_min", spec.ask_min, "at most 0.5: two choices cannot both be likelier"));
         }
@@ -150,6 +121,22 @@ impl Policy {
         self.enter
     }
 
+    /// The smoothed probability below which a class is left.
+    #[must_use]
+    pub fn exit(&self) -> f32 {
+        self.exit
+    }
+
+    /// Changes both thresholds, within the bounds that [`Policy::new`] checks; nothing is changed otherwise.
+    ///
+    /// # Errors
+    /// [`PolicyError::Value`].
+    pub fn set_thresholds(&mut self, enter: f32, exit: f32) -> Result<(), PolicyError> {
+        check_thresholds(enter, exit, self.ask_min)?;
+        (self.enter, self.exit) = (enter, exit);
+        Ok(())
+    }
+
     /// Index of the label that means "nobody asks anything".
     #[must_use]
     pub fn none(&self) -> Option<usize> {
@@ -157,9 +144,43 @@ impl Policy {
     }
 }
 
+fn value(key: &'static str, value: f32, expected: &str) -> PolicyError {
+    PolicyError::Value { key, value: value.to_string(), expected: expected.to_owned() }
+}
+
+/// The two thresholds against each other and against what a question needs. NaN fails every comparison.
+fn check_thresholds(enter: f32, exit: f32, ask_min: f32) -> Result<(), PolicyError> {
+    // Above one half only one class at a time can qualify, which the machine relies on.
+    if !(enter > 0.5 && enter < 1.0) {
+        return Err(value("enter", enter, "more than 0.5, so that only one class can reach it, and less than 1"));
+    }
+    let below = format!("more than 0 and less than decision.enter = {enter}");
+    if !(exit > 0.0 && exit < enter) {
+        return Err(value("exit", exit, &format!("{below}, so that a decision does not flutter")));
+    }
+    if !(ask_min > 0.0 && ask_min < enter) {
+        return Err(value("ask_min", ask_min, &below));
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn thresholds_change_within_their_bounds_and_together() {
+        let mut policy = Policy::new(&DecisionSpec::default(), &labels(&["a", "none"])).unwrap();
+        policy.set_thresholds(0.6, 0.5).unwrap();
+        assert_eq!((policy.enter(), policy.exit()), (0.6, 0.5));
+        for (enter, exit, key) in
+            [(0.5, 0.4, "enter"), (0.7, 0.7, "exit"), (f32::NAN, 0.4, "enter"), (0.7, 0.0, "exit")]
+        {
+            let error = policy.set_thresholds(enter, exit).unwrap_err().to_string();
+            assert!(error.starts_with(&format!("decision.{key} = ")), "{error}");
+            assert_eq!((policy.enter(), policy.exit()), (0.6, 0.5), "{enter} {exit}");
+        }
+    }
 
     fn labels(n: &[&str]) -> Vec<Arc<str>> {
         n.iter().map(|l| Arc::from(*l)).collect()

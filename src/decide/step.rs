@@ -4,7 +4,7 @@
 //! something was seen, not how many windows happened to say so: the pipeline may call [`step`] at any rate, and calling it
 //! again with the same result (a tick) changes nothing but how soon a verdict comes.
 
-use crate::signal::{DecisionState, MAX_CHOICES};
+use crate::signal::{DecidedBy, DecisionState, MAX_CHOICES, OFFER_HOLDS};
 use crate::time::Micros;
 
 use super::Policy;
@@ -39,8 +39,10 @@ pub struct Verdict {
     pub state: DecisionState,
     /// Class it is about: entered, left, or (ask, escalate) the likeliest that is not `none`. Index into the labels.
     pub class: usize,
-    /// Smoothed probability of `class`, in [0, 1].
+    /// Smoothed probability of `class`, in [0, 1]; 1 if the visitor chose it.
     pub p: f32,
+    /// What led to it, if not the fused results.
+    pub by: Option<DecidedBy>,
     /// The alternatives of a question with their smoothed probabilities, likeliest first; empty otherwise.
     pub choices: heapless::Vec<(usize, f32), MAX_CHOICES>,
 }
@@ -56,6 +58,8 @@ pub struct Counters {
     pub gaps: u64,
     /// Visits that have started.
     pub visits: u64,
+    /// Classes that visitors chose.
+    pub choices: u64,
 }
 
 /// Alternatives of a question, in label order, so that the same set is recognised whoever leads.
@@ -65,6 +69,8 @@ type ChoiceSet = heapless::Vec<usize, MAX_CHOICES>;
 struct Active {
     class: usize,
     below_since: Option<Micros>,
+    /// Until then it is not left for being unlikely: nothing that is seen has to bear out what a visitor chose.
+    holds_until: Micros,
 }
 
 #[derive(Clone, Debug)]
@@ -98,6 +104,8 @@ pub struct State {
     cooldown_until: Vec<Micros>,
     pending: Option<(ChoiceSet, Micros)>,
     asked: Option<(ChoiceSet, Micros)>,
+    /// The newest question without an answer, and when it was asked.
+    offered: Option<(ChoiceSet, Micros)>,
     attempt: Option<Attempt>,
     visit: Option<Visit>,
     out_of_scope: Option<Micros>,
@@ -124,6 +132,7 @@ impl State {
             cooldown_until: vec![Micros::ZERO; classes],
             pending: None,
             asked: None,
+            offered: None,
             attempt: None,
             visit: None,
             out_of_scope: None,
@@ -147,6 +156,12 @@ impl State {
     #[must_use]
     pub fn visit_failures(&self) -> Option<u32> {
         self.visit.as_ref().map(|v| v.failures)
+    }
+
+    /// The classes of the newest question that has no answer; empty if there is none.
+    #[must_use]
+    pub fn offered(&self) -> &[usize] {
+        self.offered.as_ref().map_or(&[], |(set, _)| set)
     }
 
     /// What went wrong so far.
@@ -258,8 +273,11 @@ impl State {
 
     fn exit_and_enter(&mut self, policy: &Policy, out: &mut Verdicts) {
         let clock = self.clock;
-        let lost =
-            self.active.as_ref().is_some_and(|a| a.below_since.is_some_and(|since| clock - since >= policy.exit_dwell));
+        let is_lost = |a: &Active| {
+            let below = a.below_since.map(|since| since.max(a.holds_until));
+            below.is_some_and(|since| clock >= since && clock - since >= policy.exit_dwell)
+        };
+        let lost = self.active.as_ref().is_some_and(is_lost);
         let entering = self.candidate.filter(|(class, since)| {
             self.active() != Some(*class) && clock - *since >= policy.dwell && clock >= self.cooldown_until[*class]
         });
@@ -267,13 +285,18 @@ impl State {
             self.leave(policy, out);
         }
         if let Some((class, _)) = entering {
-            self.active = Some(Active { class, below_since: None });
-            self.asked = None;
-            self.keep_visit();
-            if let Some(visit) = &mut self.visit {
-                visit.failures = 0;
-            }
+            self.enter(class, Micros::ZERO);
             push(out, DecisionState::Enter, class, self.smoothed[class], heapless::Vec::new());
+        }
+    }
+
+    /// `class` is decided: questions are answered, and the visit has no failures any more.
+    fn enter(&mut self, class: usize, holds_until: Micros) {
+        self.active = Some(Active { class, below_since: None, holds_until });
+        (self.asked, self.offered) = (None, None);
+        self.keep_visit();
+        if let Some(visit) = &mut self.visit {
+            visit.failures = 0;
         }
     }
 
@@ -306,6 +329,7 @@ impl State {
             return;
         }
         self.pending = None;
+        self.offered = Some((set.clone(), clock));
         self.asked = Some((set, clock));
         self.keep_visit();
         self.failure();
@@ -370,6 +394,88 @@ impl State {
 /// previous result count for `max_step_ms` and nothing for the rest (counted). Allocates nothing.
 pub fn step(state: &mut State, fused: &FusedView, now: Micros, policy: &Policy) -> Verdicts {
     let mut out = Verdicts::new();
+    pass_time(state, now, policy);
+    state.hold(fused);
+
+    state.exit_and_enter(policy, &mut out);
+    if let Some(t) = fused.out_of_scope
+        && state.out_of_scope != Some(t)
+    {
+        state.out_of_scope = Some(t);
+        state.keep_visit();
+        state.failure();
+    }
+    state.ask(policy, &mut out);
+    state.watch_attempt(policy);
+    state.watch_visit(policy, &mut out);
+    out
+}
+
+/// What a visitor may choose from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Choosable {
+    /// The classes of the newest question, for [`OFFER_HOLDS`] after it.
+    Offered,
+    /// Every class: nothing but a page is left to ask with.
+    Every,
+}
+
+/// A choice that was not followed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NotChosen {
+    /// It is `none`, or no class at all.
+    #[error("it is no class that can be decided")]
+    NoClass,
+    /// It is none of the classes in question.
+    #[error("no open question offers it")]
+    NotOffered,
+}
+
+/// The visitor has chosen `class`: it is entered with p = 1, after the exit of another class that was decided. Choosing the class that
+/// is decided keeps it. Time passes as in [`step`], which goes on from here.
+///
+/// A choice is no window: it waits for no dwell and no cooldown, it answers the question, clears the visit's failures as every decision
+/// does, and is not left for being unlikely until `visit_end_ms` later. Another class that reaches `enter` takes over as always.
+///
+/// # Errors
+/// [`NotChosen`]; time has passed, nothing else has changed.
+pub fn choose(
+    state: &mut State,
+    class: usize,
+    from: Choosable,
+    now: Micros,
+    policy: &Policy,
+) -> Result<Verdicts, NotChosen> {
+    pass_time(state, now, policy);
+    if class >= policy.labels.len() || policy.none == Some(class) {
+        return Err(NotChosen::NoClass);
+    }
+    let clock = state.clock;
+    let is_offered =
+        state.offered.as_ref().is_some_and(|(set, asked)| set.contains(&class) && clock - *asked <= OFFER_HOLDS);
+    if from == Choosable::Offered && !is_offered {
+        return Err(NotChosen::NotOffered);
+    }
+    let mut out = Verdicts::new();
+    let was = state.active();
+    if was != Some(class) {
+        state.leave(policy, &mut out);
+    }
+    // what was on its way to be decided has to earn its dwell again
+    (state.candidate, state.pending, state.attempt) = (None, None, None);
+    state.enter(class, clock + policy.visit_end);
+    state.counters.choices += 1;
+    if was != Some(class) {
+        push(&mut out, DecisionState::Enter, class, 1.0, heapless::Vec::new());
+        if let Some(verdict) = out.last_mut() {
+            verdict.by = Some(DecidedBy::Choice);
+        }
+    }
+    Ok(out)
+}
+
+/// Lets the time up to `now` pass with the previous result.
+fn pass_time(state: &mut State, now: Micros, policy: &Policy) {
     let span = match state.last_step {
         Some(last) if now < last => {
             state.counters.backward_steps += 1;
@@ -385,20 +491,6 @@ pub fn step(state: &mut State, fused: &FusedView, now: Micros, policy: &Policy) 
         state.counters.gaps += 1;
         state.advance(false, span - counted, policy);
     }
-    state.hold(fused);
-
-    state.exit_and_enter(policy, &mut out);
-    if let Some(t) = fused.out_of_scope
-        && state.out_of_scope != Some(t)
-    {
-        state.out_of_scope = Some(t);
-        state.keep_visit();
-        state.failure();
-    }
-    state.ask(policy, &mut out);
-    state.watch_attempt(policy);
-    state.watch_visit(policy, &mut out);
-    out
 }
 
 /// The two or, failing that, three likeliest that together reach `enter` while each is worth offering.
@@ -436,7 +528,7 @@ fn push(
     choices: heapless::Vec<(usize, f32), MAX_CHOICES>,
 ) {
     // Never full: a step exits, enters, asks and escalates at most once each.
-    let _ = out.push(Verdict { state, class, p: p.clamp(0.0, 1.0), choices });
+    let _ = out.push(Verdict { state, class, p: p.clamp(0.0, 1.0), by: None, choices });
 }
 
 #[cfg(test)]
@@ -739,6 +831,65 @@ mod tests {
             step(&mut run.state, &view, Micros(t), &run.policy);
         }
         assert!(run.state.smoothed().iter().all(|p| p.is_finite()));
+    }
+
+    impl Run {
+        /// The visitor chooses; what is logged is as in [`Run::feed`], with `!` for what a choice led to.
+        fn choose(&mut self, class: usize, from: Choosable) -> Result<(), NotChosen> {
+            let verdicts = choose(&mut self.state, class, from, Micros::from_ms(self.now_ms), &self.policy)?;
+            for v in verdicts {
+                let mark = if v.by == Some(DecidedBy::Choice) { "!" } else { "" };
+                self.log.push(format!("{} {:?} {}{mark}", self.now_ms, v.state, v.class));
+            }
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_choice_answers_the_open_question_and_nothing_else() {
+        use Choosable::{Every, Offered};
+        let mut run = Run::new();
+        assert_eq!(run.choose(3, Offered), Err(NotChosen::NotOffered), "nobody has asked");
+        run.show(&[(8, 0.5), (3, 0.45)], 1000, 100);
+        assert_eq!(run.state.offered(), [3, 8]);
+        assert_eq!(run.choose(5, Offered), Err(NotChosen::NotOffered));
+        assert_eq!(run.choose(NONE, Every), Err(NotChosen::NoClass));
+        assert_eq!(run.choose(CLASSES, Every), Err(NotChosen::NoClass));
+        assert_eq!(run.state.visit_failures(), Some(1));
+        run.choose(3, Offered).unwrap();
+        assert_eq!((run.state.active(), run.state.visit_failures()), (Some(3), Some(0)));
+        assert_eq!(run.choose(8, Offered), Err(NotChosen::NotOffered), "it has its answer");
+        run.choose(3, Every).unwrap();
+        // what is seen does not bear it out: it stays for visit_end_ms, then exit_dwell_ms
+        run.show(&[(8, 0.5), (3, 0.35)], 7000, 100);
+        assert_eq!(run.log[..3], ["700 Ask 8 8? 3?", "1000 Enter 3!", "6500 Exit 3"]);
+        assert_eq!(run.state.counters().choices, 2);
+    }
+
+    #[test]
+    fn a_question_may_be_answered_for_half_a_minute_whatever_happens_meanwhile() {
+        for (wait_ms, expect) in [(29_000, Ok(())), (31_000, Err(NotChosen::NotOffered))] {
+            let mut run = Run::new();
+            run.show(&[(8, 0.5), (3, 0.45)], 800, 100).show(&[], wait_ms, 100);
+            assert_eq!(run.choose(8, Choosable::Offered), expect, "{wait_ms}");
+        }
+        // a decision answers it too
+        let mut run = Run::new();
+        run.show(&[(8, 0.5), (3, 0.45)], 1000, 100).show(&[(3, 0.95)], 1000, 100);
+        assert_eq!(run.choose(8, Choosable::Offered), Err(NotChosen::NotOffered));
+    }
+
+    #[test]
+    fn a_choice_takes_over_and_what_is_certain_takes_over_from_it() {
+        let mut run = Run::new();
+        run.show(&[(3, 0.95)], 1000, 100);
+        run.choose(5, Choosable::Every).unwrap();
+        run.show(&[(3, 0.95)], 3000, 100);
+        // 3 waits for its cooldown, counted from its exit
+        assert_eq!(run.log, ["500 Enter 3", "1000 Exit 3", "1000 Enter 5!", "3000 Exit 5", "3000 Enter 3"]);
+        // a choice waits for no cooldown
+        run.choose(5, Choosable::Every).unwrap();
+        assert_eq!(run.log[5..], ["4000 Exit 3", "4000 Enter 5!"]);
     }
 
     #[test]

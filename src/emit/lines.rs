@@ -158,6 +158,7 @@ mod tests {
             class: class.into(),
             p: 0.9,
             state,
+            by: None,
             intent: None,
             advice: None,
             choices: heapless::Vec::new(),

@@ -1,4 +1,4 @@
-//! Events to the outside: JSON lines, output lines, the live view on a terminal, the summary of a run.
+//! Events to the outside: JSON lines, output lines, the live view on a terminal, the web server, the summary of a run.
 //!
 //! The supervisor hands every event to every [`Sink`]. A sink writes and reports what went wrong ([`SinkError::kind`]);
 //! whether to go on without it is the supervisor's decision. No sink opens a file or a connection here.
@@ -6,8 +6,12 @@
 mod json_lines;
 pub mod lines;
 mod live_view;
+pub mod mqtt;
+pub mod speech;
 pub mod summary;
 mod terminal;
+#[cfg(feature = "web")]
+pub mod web;
 
 use std::io;
 
@@ -236,6 +240,7 @@ pub(crate) mod testing {
             class: class.into(),
             p,
             state,
+            by: None,
             intent: None,
             advice: Some(Advice { id: class.into(), lang: "en".into(), text: text.into() }),
             choices,

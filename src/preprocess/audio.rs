@@ -214,6 +214,13 @@ impl AudioPreprocessor {
         Ok(Some(t))
     }
 
+    /// The newest column of log-mel features of the stream; none for other features, and before the first window.
+    #[must_use]
+    pub fn newest_column(&self) -> Option<&[f32]> {
+        let spectrum = self.spectrum.as_ref().filter(|s| s.at.is_some())?;
+        spectrum.columns.chunks_exact(spectrum.n_mels).next_back()
+    }
+
     /// A whole clip to one window. A clip that is not longer than the window is centred in digital silence; of a longer
     /// one the loudest window (largest sum of squares, first of equals) on a grid of 10 ms is taken. The live stream is
     /// not touched, except for [`AudioPreprocessor::level_dbfs`].

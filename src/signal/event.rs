@@ -15,6 +15,9 @@ pub const MAX_MODALITIES: usize = 8;
 /// Most alternatives in a question to the visitor.
 pub const MAX_CHOICES: usize = 3;
 
+/// How long a question may be answered by a choice: the time to read it, think, and reach for the screen.
+pub const OFFER_HOLDS: Micros = Micros::from_ms(30_000);
+
 /// Whether a modality took part in a decision, and if not, why.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -43,6 +46,23 @@ pub struct ModalityView {
     pub age: Option<Micros>,
     /// Whether it took part.
     pub state: ModalityState,
+}
+
+/// What was counted in one modality since the start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct StageCounters {
+    /// Windows encoded.
+    pub windows: u64,
+    /// Samples skipped because of `rate_hz`.
+    pub skipped: u64,
+    /// Samples and windows left out because the board was too hot or too busy.
+    pub shed: u64,
+    /// Samples that could not be preprocessed or encoded.
+    pub errors: u64,
+    /// Times the source reported a fault.
+    pub faults: u64,
+    /// Samples left out because somebody muted the source.
+    pub muted: u64,
 }
 
 /// What the visitor is told.
@@ -79,6 +99,14 @@ pub enum DecisionState {
     Escalate,
 }
 
+/// What led to a decision, where it was not the samples.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DecidedBy {
+    /// The visitor chose the class on a page.
+    Choice,
+}
+
 /// A decision and what follows from it.
 #[derive(Clone, Debug, PartialEq, serde::Serialize)]
 pub struct Decision {
@@ -88,6 +116,9 @@ pub struct Decision {
     pub p: f32,
     /// What changed.
     pub state: DecisionState,
+    /// What led to it, if not the samples.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub by: Option<DecidedBy>,
     /// Intent of the request that took part, if an encoder with intents did.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub intent: Option<Arc<str>>,
@@ -220,6 +251,7 @@ mod tests {
                 class: "desk_3".into(),
                 p: 0.94,
                 state: DecisionState::Enter,
+                by: None,
                 intent: None,
                 advice: Some(Advice { id: "desk_3".into(), lang: "en".into(), text: "Desk 3".into() }),
                 choices: heapless::Vec::new(),

@@ -22,12 +22,12 @@ use crate::emit::{Sink, SinkError};
 use crate::metrics::Histogram;
 use crate::pipeline::{Pipeline, TICK};
 use crate::queue::{Bounded, Latest, Taken, Wake, WhenFull};
-use crate::signal::{AudioBlock, Event, Frame, Reading, Sample, Utterance};
+use crate::signal::{AudioBlock, Event, Frame, Reading, Sample, Snapshot, SourceView, Utterance};
 use crate::time::{Clock, Micros};
 
 use super::budget::{Governor, LOOK, Measured};
 use super::notify::{Heart, Manager, Nobody};
-use super::{Outcome, SourceRestarts, available_at, emit_all, flush_all, is_decision, tolerate};
+use super::{Outcome, Outside, SourceRestarts, available_at, emit_all, flush_all, is_decision, tolerate};
 
 /// First wait before a source is opened again; doubles up to [`BACKOFF_MAX`].
 const BACKOFF_MIN: Micros = Micros::from_ms(250);
@@ -80,12 +80,14 @@ pub struct Upkeep {
     pub budget: Option<Budget>,
     /// Temperature of the board, if it has a thermometer.
     pub celsius: Box<dyn FnMut() -> Option<f32> + Send>,
+    /// Who sends commands, and who looks.
+    pub outside: Outside,
 }
 
 impl Default for Upkeep {
-    /// Nobody is told, and nothing is slowed down.
+    /// Nobody is told, nothing is slowed down, nobody is outside.
     fn default() -> Self {
-        Upkeep { manager: Box::new(Nobody), budget: None, celsius: Box::new(|| None) }
+        Upkeep { manager: Box::new(Nobody), budget: None, celsius: Box::new(|| None), outside: Outside::default() }
     }
 }
 
@@ -97,6 +99,8 @@ struct Restarts {
     reopened: AtomicU64,
     panics: AtomicU64,
     dropped: AtomicU64,
+    /// Whether the device is open.
+    open: AtomicBool,
 }
 
 /// Between a source's thread and the pipeline.
@@ -203,6 +207,8 @@ struct Shared {
     began: Micros,
     /// Sources, by index, whose thread may wait as long as it likes: files that are paced, a terminal.
     patient: Vec<bool>,
+    /// Sources, by index, that are devices and no files or terminals.
+    devices: Vec<bool>,
     /// What sources that deliver have to say, by index.
     conditions: Mutex<VecDeque<(usize, Condition)>>,
     /// The run is over: threads end at their next look.
@@ -220,6 +226,18 @@ impl Restarts {
 }
 
 impl Shared {
+    /// What observers see of the sources. Allocates in the first call only.
+    fn show(&self, names: &[Arc<str>], snapshot: &mut Snapshot) {
+        snapshot.sources.resize_with(names.len(), SourceView::default);
+        for (i, (view, counts)) in snapshot.sources.iter_mut().zip(&self.restarts).enumerate() {
+            view.name.clone_from(&names[i]);
+            view.open = self.devices[i] && counts.open.load(Ordering::Relaxed);
+            view.dropped = counts.dropped.load(Ordering::Relaxed);
+            view.reopened = counts.reopened.load(Ordering::Relaxed);
+            view.panics = counts.panics.load(Ordering::Relaxed);
+        }
+    }
+
     fn say(&self, index: usize, condition: Condition) {
         let mut conditions = self.conditions.lock().unwrap_or_else(PoisonError::into_inner);
         if conditions.len() == CONDITIONS_MAX {
@@ -247,11 +265,12 @@ pub fn live(
     stop: &AtomicBool,
     upkeep: &mut Upkeep,
 ) -> Result<Outcome, SinkError> {
-    let (wake, began) = (Wake::new(), clock.now());
+    let (wake, began) = (upkeep.outside.wake(), clock.now());
     let shared = Arc::new(Shared {
         lanes: sources.iter().map(|s| Lane::for_opener(&s.opener, &wake)).collect(),
         restarts: sources.iter().map(|_| Restarts::beating_at(clock.now())).collect(),
         patient: sources.iter().map(|s| s.paced || matches!(s.opener, Opener::Text(_))).collect(),
+        devices: sources.iter().map(|s| !s.paced && !matches!(s.opener, Opener::Text(_))).collect(),
         conditions: Mutex::default(),
         began,
         over: AtomicBool::new(false),
@@ -307,6 +326,8 @@ fn consume(
     upkeep: &mut Upkeep,
 ) -> Result<Outcome, SinkError> {
     let Shared { wake, lanes, restarts, .. } = shared;
+    let outside = upkeep.outside.clone();
+    let mut attention = outside.attend(pipeline);
     let mut care = Care::new(upkeep, shared.began, lanes.len());
     let (every, decided) = (Histogram::default(), Histogram::default());
     let mut outcome = Outcome::default();
@@ -329,6 +350,7 @@ fn consume(
                         faulty[i] = matches!(buffers[i], Sample::Fault { .. });
                         let now = clock.now();
                         let available = available_at(&buffers[i]).min(now);
+                        attention.hush(&mut buffers[i], pipeline, now, &mut events);
                         pipeline.process(&names[i], &buffers[i], now, &mut events);
                         outcome.samples += 1;
                         let led_to_decision = events.iter().any(is_decision);
@@ -348,10 +370,16 @@ fn consume(
             }
         }
         let now = clock.now();
+        attention.carry_out(pipeline, now, &mut events);
+        attention.report(pipeline, now, &mut events);
         pipeline.tick(now, &mut events);
         care.look_after(names, shared, pipeline, now, &mut events);
         drain(&mut events, sinks, &mut outcome, clock)?;
         sinks.iter_mut().try_for_each(|sink| tolerate(sink.tick(now), &mut outcome))?;
+        attention.show(pipeline, now, now, |snapshot| {
+            shared.show(names, snapshot);
+            snapshot.celsius = care.celsius_now;
+        });
         care.worked = care.worked + (clock.now() - turn_began);
         if idle {
             _ = wake.wait(seen, Duration::from(TICK));
@@ -377,6 +405,8 @@ struct Care<'a> {
     /// Time at work since the last look, and when the next is due.
     worked: Micros,
     next_look: Micros,
+    /// At the last look.
+    celsius_now: Option<f32>,
     hangs: Vec<bool>,
     board: Arc<str>,
     /// What the service manager was told last, and what it would be told.
@@ -392,6 +422,7 @@ impl<'a> Care<'a> {
             celsius: &mut *upkeep.celsius,
             worked: Micros::ZERO,
             next_look: now + LOOK,
+            celsius_now: None,
             hangs: vec![false; n_sources],
             board: "board".into(),
             status: String::new(),
@@ -442,8 +473,9 @@ impl<'a> Care<'a> {
         let since = (now - self.next_look) + LOOK;
         let busy = self.worked.0 as f32 / since.0.max(1) as f32;
         (self.worked, self.next_look) = (Micros::ZERO, now + LOOK);
+        self.celsius_now = (self.celsius)();
         let Some(governor) = &mut self.governor else { return };
-        let Some(change) = governor.look(Measured { celsius: (self.celsius)(), busy }) else { return };
+        let Some(change) = governor.look(Measured { celsius: self.celsius_now, busy }) else { return };
         governor.divisors().for_each(|(kind, divisor)| pipeline.slow(kind, divisor));
         let notice = if change.level == 0 { "ok" } else { "shed" };
         warn!("board: {notice}, step {}: {}", change.level, change.reason);
@@ -521,6 +553,22 @@ fn fault(clock: &dyn Clock, reason: &str) -> Sample {
     Sample::Fault { t: clock.now(), reason: reason.into() }
 }
 
+/// The mark that a device is open, for as long as it lives.
+struct Open<'a>(&'a AtomicBool);
+
+impl<'a> Open<'a> {
+    fn mark(flag: &'a AtomicBool) -> Self {
+        flag.store(true, Ordering::Relaxed);
+        Open(flag)
+    }
+}
+
+impl Drop for Open<'_> {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Relaxed);
+    }
+}
+
 /// Opens the source and hands over what it delivers until it fails.
 fn serve(source: &mut LiveSource, index: usize, shared: &Shared, clock: &dyn Clock, delivered: &mut bool) -> Lost {
     let (lane, counts, over) = (&shared.lanes[index], &shared.restarts[index], &shared.over);
@@ -529,6 +577,8 @@ fn serve(source: &mut LiveSource, index: usize, shared: &Shared, clock: &dyn Clo
         ErrorKind::Fatal => Lost::Fatal(error),
         ErrorKind::Retry | ErrorKind::Wait | ErrorKind::Reopen => Lost::Reopen(error),
     };
+    // set before and cleared after, also by a panic: an indicator may be on too long, never too short
+    let _open = Open::mark(&counts.open);
     let mut device = match Device::open(&mut source.opener) {
         Ok(device) => device,
         Err(error) => return lost(error),

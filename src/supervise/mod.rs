@@ -2,12 +2,16 @@
 //!
 //! [`play`] drives recordings and files: one thread, samples in the order of their times, at their own speed or as fast as
 //! they can be processed, with the same events either way. [`live`] drives sources that block: a thread each, reopened
-//! with backoff, restarted after a panic; inference stays on the caller's thread. Nothing is computed here.
+//! with backoff, restarted after a panic; inference stays on the caller's thread. Both attend to the outside ([`Outside`]): commands and
+//! observers. `network` is the thread of sinks that talk to one. Nothing is computed here.
 
 pub mod budget;
 mod feed;
 mod live;
+#[cfg(any(feature = "web", feature = "mqtt"))]
+pub mod network;
 pub mod notify;
+mod outside;
 mod play;
 
 use log::warn;
@@ -19,6 +23,7 @@ use crate::time::Micros;
 
 pub use feed::{Feed, FileFeed};
 pub use live::{LiveSource, Opener, Upkeep, live};
+pub use outside::Outside;
 pub use play::{Pacing, PlayError, play};
 
 /// What a run came to.

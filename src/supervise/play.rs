@@ -9,7 +9,8 @@ use crate::pipeline::{Pipeline, TICK};
 use crate::signal::{Event, Sample};
 use crate::time::{Clock, Micros};
 
-use super::{Feed, Outcome, available_at, emit_all, flush_all, is_decision};
+use super::outside::Attention;
+use super::{Feed, Outcome, Outside, available_at, emit_all, flush_all, is_decision, tolerate};
 
 /// How fast samples are played.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,7 +38,7 @@ const NAP: Micros = Micros::from_ms(50);
 /// Plays `feed` through `pipeline` into `sinks`, until it ends or `stop` is set.
 ///
 /// The time that the pipeline sees is that of the samples, never decreasing, with ticks in between: pacing does not change the
-/// events.
+/// events. Commands of the `outside` do: they come when they come.
 ///
 /// # Errors
 /// [`PlayError`]; the end event has been emitted if the sinks still took it.
@@ -48,9 +49,12 @@ pub fn play(
     pacing: Pacing,
     sinks: &mut [Box<dyn Sink + '_>],
     stop: &AtomicBool,
+    outside: &Outside,
 ) -> Result<Outcome, PlayError> {
     let (every, decided) = (Histogram::default(), Histogram::default());
-    let mut player = Player { clock, pacing, started: clock.now(), now: Micros::ZERO, outcome: Outcome::default() };
+    let attention = outside.attend(pipeline);
+    let mut player =
+        Player { clock, pacing, started: clock.now(), now: Micros::ZERO, outcome: Outcome::default(), attention };
     let mut events: Vec<Event> = Vec::with_capacity(16);
     let mut sample = Sample::default();
     pipeline.start(Micros::ZERO, &mut events);
@@ -66,13 +70,12 @@ pub fn play(
         };
         let due = available_at(&sample).max(player.now);
         while player.now + TICK < due {
-            player.now = player.now + TICK;
-            player.wait(stop);
-            pipeline.tick(player.now, &mut events);
-            player.emit(&mut events, sinks)?;
+            player.tick(pipeline, &mut events, sinks, stop)?;
         }
         player.now = due;
         let available = player.wait(stop);
+        player.attention.carry_out(pipeline, player.now, &mut events);
+        player.attention.report(pipeline, player.now, &mut events);
         pipeline.process(&source, &sample, player.now, &mut events);
         player.outcome.samples += 1;
         let led_to_decision = events.iter().any(is_decision);
@@ -82,13 +85,23 @@ pub fn play(
         if led_to_decision {
             decided.record(latency);
         }
+        player.attention.show(pipeline, player.now, clock.now(), |_| {});
     };
+    let duration = player.now;
+    if outside.stays && ended.is_ok() {
+        player.pacing = Pacing::RealTime;
+        // at full speed the samples' time has run ahead of the clock
+        player.started = clock.now() - player.now;
+        while !stop.load(Ordering::Relaxed) {
+            player.tick(pipeline, &mut events, sinks, stop)?;
+        }
+    }
     pipeline.end(player.now, &mut events);
     player.emit(&mut events, sinks)?;
     flush_all(sinks, &mut player.outcome)?;
     ended?;
     let mut outcome = player.outcome;
-    outcome.duration = player.now;
+    outcome.duration = duration;
     outcome.sample_latency = every.summary();
     outcome.decision_latency = decided.summary();
     Ok(outcome)
@@ -101,6 +114,7 @@ struct Player<'a> {
     /// Time of the samples.
     now: Micros,
     outcome: Outcome,
+    attention: Attention<'a>,
 }
 
 impl Player<'_> {
@@ -116,6 +130,23 @@ impl Player<'_> {
         until
     }
 
+    /// A tenth of a second without a sample.
+    fn tick(
+        &mut self,
+        pipeline: &mut Pipeline,
+        events: &mut Vec<Event>,
+        sinks: &mut [Box<dyn Sink + '_>],
+        stop: &AtomicBool,
+    ) -> Result<(), SinkError> {
+        self.now = self.now + TICK;
+        self.wait(stop);
+        self.attention.carry_out(pipeline, self.now, events);
+        self.attention.report(pipeline, self.now, events);
+        pipeline.tick(self.now, events);
+        self.attention.show(pipeline, self.now, self.clock.now(), |_| {});
+        self.emit(events, sinks)
+    }
+
     fn emit(&mut self, events: &mut Vec<Event>, sinks: &mut [Box<dyn Sink + '_>]) -> Result<(), SinkError> {
         emit_all(events, sinks, &mut self.outcome)?;
         self.outcome.events += events.len() as u64;
@@ -125,6 +156,7 @@ impl Player<'_> {
             self.outcome.first_decision = Some(self.clock.now());
         }
         events.clear();
-        Ok(())
+        // what speaks has to be looked after while files are played, too
+        sinks.iter_mut().try_for_each(|sink| tolerate(sink.tick(self.now), &mut self.outcome))
     }
 }

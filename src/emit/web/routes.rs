@@ -1,0 +1,364 @@
+//! Which request gets which answer.
+//!
+//! Every request passes [`guarded`] first: the Host header, the token and the origin are checked there, and every answer leaves through it with
+//! the same security headers. `openapi.json` describes what is here; a test holds the two together.
+
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::{Body, HttpBody as _};
+use axum::extract::{Path, Request, State};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
+use axum::middleware::{Next, from_fn_with_state};
+use axum::response::{IntoResponse as _, Response};
+use axum::routing::{MethodRouter, get, post};
+use tokio::time::timeout;
+
+use crate::signal::{Command, RefusalKind, TEXT_CHARS_MAX};
+
+use super::assets::{Asset, is_match};
+use super::counts::Reason;
+use super::guard::{self, Stranger};
+use super::{Shared, lock, report, stream};
+
+/// Bytes of a request's body.
+const BODY_BYTES_MAX: usize = 4 << 10;
+
+/// How long a client has for its body.
+const BODY_WAIT: Duration = Duration::from_secs(5);
+
+/// The interface, for people and programs.
+pub(super) const OPENAPI: &str = include_str!("openapi.json");
+
+const JSON: &str = "application/json";
+const PLAIN: &str = "text/plain; charset=utf-8";
+const METRICS: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// What every answer carries: the page runs its own code only, in no frame, and uses no device of the visitor's browser.
+const HEADERS: [(HeaderName, &str); 5] = [
+    (
+        header::CONTENT_SECURITY_POLICY,
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; connect-src 'self'; base-uri 'none'; \
+         form-action 'none'; frame-ancestors 'none'",
+    ),
+    (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+    (header::REFERRER_POLICY, "no-referrer"),
+    (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
+    (
+        HeaderName::from_static("permissions-policy"),
+        "accelerometer=(), camera=(), display-capture=(), geolocation=(), gyroscope=(), microphone=(), payment=(), usb=()",
+    ),
+];
+
+type Web = State<Arc<Shared>>;
+
+/// Every path with what it does.
+fn routes() -> Vec<(&'static str, MethodRouter<Arc<Shared>>)> {
+    vec![
+        ("/", get(|headers: HeaderMap| async move { file("index.html", &headers) })),
+        ("/live", get(|headers: HeaderMap| async move { file("live.html", &headers) })),
+        ("/assets/{name}", get(asset)),
+        ("/api/events", get(events)),
+        ("/api/state", get(|State(shared): Web| async move { fresh(JSON, report::state(&shared)) })),
+        ("/api/catalogue", get(|State(shared): Web| async move { fresh(JSON, report::catalogue(&shared)) })),
+        ("/api/telemetry", get(telemetry)),
+        ("/api/preview.jpg", get(preview)),
+        ("/api/text", post(text)),
+        ("/api/choice", post(choice)),
+        ("/api/openapi.json", get(|| async { fresh(JSON, OPENAPI) })),
+        ("/healthz", get(health)),
+        ("/metrics", get(metrics)),
+    ]
+}
+
+/// All of it.
+pub(super) fn router(shared: &Arc<Shared>) -> Router {
+    let router = routes().into_iter().fold(Router::new(), |router, (path, what)| router.route(path, what));
+    router
+        .fallback(|State(shared): Web| async move {
+            refuse(&shared, Reason::NotFound, StatusCode::NOT_FOUND, "there is nothing here; see /api/openapi.json")
+        })
+        .method_not_allowed_fallback(|State(shared): Web| async move {
+            refuse(&shared, Reason::Method, StatusCode::METHOD_NOT_ALLOWED, "this path does not take that method")
+        })
+        .with_state(Arc::clone(shared))
+        .layer(from_fn_with_state(Arc::clone(shared), guarded))
+}
+
+/// Lets a request through to its route, or says why not.
+async fn guarded(State(shared): Web, request: Request, next: Next) -> Response {
+    let is_head = request.method() == Method::HEAD;
+    let mut response = match admit(&shared, &request) {
+        Ok(()) => next.run(request).await,
+        Err(response) => response,
+    };
+    for (name, value) in HEADERS {
+        response.headers_mut().insert(name, HeaderValue::from_static(value));
+    }
+    shared.counts.answer(response.status().as_u16());
+    if is_head { response.map(|_| Body::empty()) } else { response }
+}
+
+fn admit(shared: &Shared, request: &Request) -> Result<(), Response> {
+    let (headers, path) = (request.headers(), request.uri().path());
+    let host = shared.names.check(request.uri(), headers).map_err(|stranger| match stranger {
+        Stranger::NoHost => {
+            refuse(shared, Reason::Host, StatusCode::BAD_REQUEST, "expected one Host header with a name and a port")
+        }
+        _ => refuse(
+            shared,
+            Reason::Host,
+            StatusCode::MISDIRECTED_REQUEST,
+            "this name is not served here; add it to allowed_hosts if it is yours",
+        ),
+    })?;
+    let is_reading = [Method::GET, Method::HEAD, Method::OPTIONS].contains(request.method());
+    if !is_reading {
+        guard::check_origin(host, headers).map_err(|_| {
+            refuse(shared, Reason::Origin, StatusCode::FORBIDDEN, "only this server's own page may ask for that")
+        })?;
+    }
+    // the page's files and the health check say nothing about anybody
+    let is_open = path == "/healthz" || !(path.starts_with("/api/") || path == "/metrics");
+    if let Some(token) = &shared.token
+        && !is_open
+        && !guard::has_token(token, headers)
+    {
+        let mut response =
+            refuse(shared, Reason::Token, StatusCode::UNAUTHORIZED, "expected the header Authorization: Bearer TOKEN");
+        response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        return Err(response);
+    }
+    Ok(())
+}
+
+/// An answer that says no, and is counted.
+fn refuse(shared: &Shared, reason: Reason, status: StatusCode, why: &str) -> Response {
+    shared.counts.refuse(reason);
+    let body = serde_json::json!({ "error": why }).to_string();
+    let mut response =
+        (status, [(header::CONTENT_TYPE, JSON), (header::CACHE_CONTROL, "no-store")], body).into_response();
+    if reason == Reason::Size || reason == Reason::BodyTimeout {
+        // what is left of the body is not read
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    response
+}
+
+/// An answer that holds for this moment.
+fn fresh(content_type: &'static str, body: impl Into<Body>) -> Response {
+    let headers = [(header::CONTENT_TYPE, content_type), (header::CACHE_CONTROL, "no-store")];
+    (headers, body.into()).into_response()
+}
+
+async fn asset(State(shared): Web, Path(name): Path<String>, headers: HeaderMap) -> Response {
+    if Asset::named(&name).is_none() {
+        return refuse(&shared, Reason::NotFound, StatusCode::NOT_FOUND, "the page has no such file");
+    }
+    file(&name, &headers)
+}
+
+/// A file of the page: unchanged if the client has it.
+fn file(name: &str, headers: &HeaderMap) -> Response {
+    let Some(asset) = Asset::named(name) else { return StatusCode::NOT_FOUND.into_response() };
+    let etag = asset.etag();
+    let has_it =
+        headers.get(header::IF_NONE_MATCH).and_then(|v| v.to_str().ok()).is_some_and(|given| is_match(given, &etag));
+    let common = [(header::ETAG, etag), (header::CACHE_CONTROL, "no-cache".to_owned())];
+    if has_it {
+        return (StatusCode::NOT_MODIFIED, common).into_response();
+    }
+    (common, [(header::CONTENT_TYPE, asset.content_type)], asset.bytes).into_response()
+}
+
+async fn events(State(shared): Web, headers: HeaderMap) -> Response {
+    let id = headers.get("last-event-id").and_then(|v| v.to_str().ok());
+    let from = stream::From::parse(id, &shared.run);
+    match shared.counts.open_streams().take(shared.clients_max) {
+        Some(seat) => streamed(stream::events(&shared, seat, from)),
+        None => too_many(&shared),
+    }
+}
+
+async fn telemetry(State(shared): Web) -> Response {
+    match shared.counts.open_streams().take(shared.clients_max) {
+        Some(seat) => streamed(stream::telemetry(&shared, seat)),
+        None => too_many(&shared),
+    }
+}
+
+fn streamed(stream: stream::Stream) -> Response {
+    let headers = [(header::CONTENT_TYPE, "text/event-stream"), (header::CACHE_CONTROL, "no-store")];
+    // nginx would collect it otherwise
+    let unbuffered = [(HeaderName::from_static("x-accel-buffering"), "no")];
+    (headers, unbuffered, Body::new(stream)).into_response()
+}
+
+fn too_many(shared: &Shared) -> Response {
+    refuse(shared, Reason::Streams, StatusCode::SERVICE_UNAVAILABLE, "too many streams are open; try again later")
+}
+
+async fn preview(State(shared): Web) -> Response {
+    refuse(&shared, Reason::NotFound, StatusCode::NOT_FOUND, "there is no preview: pictures do not leave this program")
+}
+
+async fn health(State(shared): Web) -> Response {
+    let stuck = shared.is_stuck();
+    let status = if stuck.is_none() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    (status, fresh(PLAIN, report::health(stuck.as_deref()))).into_response()
+}
+
+async fn metrics(State(shared): Web) -> Response {
+    match report::metrics(&shared) {
+        Ok(text) => fresh(METRICS, text),
+        Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+    }
+}
+
+#[derive(serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+struct TextBody {
+    text: String,
+}
+
+#[derive(serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ChoiceBody {
+    class: String,
+}
+
+async fn text(State(shared): Web, request: Request) -> Response {
+    let TextBody { text } = match body_of(&shared, request, "{\"text\":\"...\"}").await {
+        Ok(body) => body,
+        Err(response) => return response,
+    };
+    let chars = text.chars().count();
+    if chars > TEXT_CHARS_MAX {
+        let why = format!("the text has {chars} characters, expected at most {TEXT_CHARS_MAX}");
+        return refuse(&shared, Reason::Size, StatusCode::PAYLOAD_TOO_LARGE, &why);
+    }
+    if text.trim().is_empty() {
+        return refuse(&shared, Reason::Text, StatusCode::BAD_REQUEST, "the text is empty; write what is wanted");
+    }
+    if !shared.facts.inputs.iter().any(|(_, _, is_typed)| *is_typed) {
+        return refuse(&shared, Reason::Text, StatusCode::CONFLICT, "this bundle does not read; show or say it");
+    }
+    send(&shared, Command::Text(text))
+}
+
+async fn choice(State(shared): Web, request: Request) -> Response {
+    let ChoiceBody { class } = match body_of(&shared, request, "{\"class\":\"...\"}").await {
+        Ok(body) => body,
+        Err(response) => return response,
+    };
+    let (is_fallback, now) = shared.monitor.read(|s| (s.is_fallback, s.t));
+    let is_class = shared.facts.labels.iter().any(|l| **l == *class);
+    let is_offered = shared.view().offers(&class, now);
+    if !is_offered && !(is_fallback && is_class) {
+        let why = format!("no open question offers {class:?}");
+        return refuse(&shared, Reason::NotOffered, StatusCode::CONFLICT, &why);
+    }
+    send(&shared, Command::Choose { class })
+}
+
+fn send(shared: &Shared, command: Command) -> Response {
+    match shared.commands.send(command) {
+        Ok(()) => (StatusCode::ACCEPTED, fresh(JSON, r#"{"accepted":true}"#)).into_response(),
+        Err(refusal) if refusal.kind == RefusalKind::Full => {
+            refuse(shared, Reason::Busy, StatusCode::SERVICE_UNAVAILABLE, &refusal.message)
+        }
+        Err(refusal) => refuse(shared, Reason::NotOffered, StatusCode::CONFLICT, &refusal.message),
+    }
+}
+
+/// The body as JSON, if its type, its size, its time and the rate of all requests allow.
+async fn body_of<T: serde::de::DeserializeOwned>(
+    shared: &Shared,
+    request: Request,
+    expected: &str,
+) -> Result<T, Response> {
+    let headers = request.headers();
+    let content_type = headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
+    let media_type = content_type.split(';').next().unwrap_or_default().trim();
+    if !media_type.eq_ignore_ascii_case(JSON) {
+        let why = format!("expected Content-Type: {JSON}");
+        return Err(refuse(shared, Reason::MediaType, StatusCode::UNSUPPORTED_MEDIA_TYPE, &why));
+    }
+    let too_large = || {
+        let why = format!("the body is larger than {BODY_BYTES_MAX} bytes");
+        refuse(shared, Reason::Size, StatusCode::PAYLOAD_TOO_LARGE, &why)
+    };
+    if request.body().size_hint().lower() > BODY_BYTES_MAX as u64 {
+        return Err(too_large());
+    }
+    if !lock(&shared.bucket).take(shared.clock.now()) {
+        let mut response =
+            refuse(shared, Reason::Rate, StatusCode::TOO_MANY_REQUESTS, "too many requests; wait a second");
+        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        return Err(response);
+    }
+    let mut body = request.into_body();
+    let mut bytes = Vec::new();
+    let read = timeout(BODY_WAIT, async {
+        while let Some(frame) = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
+            let Ok(frame) = frame else { return Err(false) };
+            if let Ok(data) = frame.into_data() {
+                if bytes.len() + data.len() > BODY_BYTES_MAX {
+                    return Err(true);
+                }
+                bytes.extend_from_slice(&data);
+            }
+        }
+        Ok(())
+    })
+    .await;
+    match read {
+        Ok(Ok(())) => {}
+        Ok(Err(true)) => return Err(too_large()),
+        Ok(Err(false)) => {
+            return Err(refuse(shared, Reason::Json, StatusCode::BAD_REQUEST, "the body broke off"));
+        }
+        Err(_) => {
+            let why = "the body did not come in time";
+            return Err(refuse(shared, Reason::BodyTimeout, StatusCode::REQUEST_TIMEOUT, why));
+        }
+    }
+    serde_json::from_slice(&bytes).map_err(|error| {
+        let why = format!("the body is not {expected}: {error}");
+        refuse(shared, Reason::Json, StatusCode::BAD_REQUEST, &why)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn every_route_is_described_and_everything_described_is_a_route() {
+        let document: serde_json::Value = serde_json::from_str(OPENAPI).unwrap();
+        assert!(document["openapi"].as_str().unwrap().starts_with("3.1"));
+        let paths = document["paths"].as_object().unwrap();
+        let described: BTreeSet<(String, bool)> = paths
+            .iter()
+            .flat_map(|(path, item)| {
+                item.as_object().unwrap().keys().map(move |method| (path.clone(), method == "post"))
+            })
+            .collect();
+        let posts = ["/api/text", "/api/choice"];
+        let ours: BTreeSet<(String, bool)> =
+            routes().iter().map(|(path, _)| ((*path).to_owned(), posts.contains(path))).collect();
+        assert_eq!(described, ours);
+        for (path, item) in paths {
+            for (method, operation) in item.as_object().unwrap() {
+                assert!(["get", "post"].contains(&method.as_str()), "{path} {method}");
+                let responses = operation["responses"].as_object();
+                assert!(responses.is_some_and(|r| !r.is_empty()) && operation["summary"].is_string(), "{path}");
+            }
+        }
+    }
+}
