@@ -12,9 +12,9 @@ use attendant::capture::sound::Watched;
 use attendant::capture::{Camera, CaptureError, ErrorKind, Mic, TextSource};
 use attendant::emit::{JsonLines, Sink, SinkError};
 use attendant::pipeline::{Options, Pipeline};
-use attendant::signal::{AudioBlock, Event, Frame, SampleIdx, Utterance};
+use attendant::signal::{AudioBlock, Event, Frame, Sample, SampleIdx, Speaking, Utterance};
 use attendant::supervise::notify::{Manager, Message};
-use attendant::supervise::{LiveSource, Opener, Outcome, Upkeep, live};
+use attendant::supervise::{LiveSource, Opener, Outcome, Outside, Upkeep, live};
 use attendant::time::{Clock, Micros, VirtualClock};
 
 fn pipeline() -> Pipeline {
@@ -149,6 +149,38 @@ fn a_clipped_microphone_is_a_notice_and_changes_no_state() {
     let notice = r#""kind":"notice","source":"mic","notice":"clipped","reason":"more than 1 % of the samples"#;
     assert_eq!(lines.matches(notice).count(), 1, "{lines}");
     assert!(!lines.contains("failed"), "{lines}");
+}
+
+#[test]
+fn the_device_does_not_hear_itself() {
+    let block = |i: u64| AudioBlock {
+        t: Micros::from_ms(i * 100),
+        first: SampleIdx(i * 1600),
+        gap_samples: 0,
+        sample_rate_hz: 16_000,
+        data: vec![0.1; 1600],
+    };
+    let mic = Fake::new("mic", (0..30).map(|i| Step::Deliver(block(i))).collect::<Vec<_>>());
+    let open = move || Ok(Box::new(mic.clone()) as Box<dyn Mic>);
+    let source = LiveSource { name: "mic".into(), paced: true, opener: Opener::Mic(Box::new(open)) };
+    let speaking = Arc::new(Speaking::new());
+    speaking.begin();
+    let outside = Outside { speaking: Some(Arc::clone(&speaking)), ..Outside::default() };
+    let mut upkeep = Upkeep { outside, ..Upkeep::default() };
+    let mut pipeline = pipeline();
+    let (outcome, lines) = run(vec![source], &mut pipeline, &mut upkeep, &mut Nothing);
+    let said = r#""modality":"speech","state":"absent","reason":"speaking""#;
+    assert_eq!(lines.matches(said).count(), 1, "{lines}");
+    let heard = |pipeline: &Pipeline| pipeline.counters().find(|(name, _)| &***name == "speech").unwrap().1;
+    assert!(outcome.samples > 0);
+    assert_eq!((heard(&pipeline).windows, heard(&pipeline).muted), (0, outcome.samples), "{lines}");
+    // when it has stopped, it listens again
+    let mut events = Vec::new();
+    pipeline.hush(false, Micros::from_ms(3000), &mut events);
+    (30..60).for_each(|i| {
+        pipeline.process("mic", &Sample::Audio(block(i)), Micros::from_ms(i * 100 + 100), &mut events);
+    });
+    assert!(heard(&pipeline).windows > 0, "{events:?}");
 }
 
 #[test]

@@ -124,10 +124,11 @@ impl Broker {
 /// What is wrong with `key = name`.
 pub fn check_name(key: &str, name: &str) -> Result<(), String> {
     let is_legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
-    if name.is_empty() || name.len() > NAME_MAX || !name.chars().all(is_legal) {
-        return Err(format!(
-            "{key} = {name:?}, expected at most {NAME_MAX} letters, digits, - and _ (a level of topics)"
-        ));
+    // Two names make one id with __ between them: it must not stand in either, nor come about at the seam.
+    let is_ambiguous = name.contains("__") || name.starts_with('_') || name.ends_with('_');
+    if name.is_empty() || name.len() > NAME_MAX || !name.chars().all(is_legal) || is_ambiguous {
+        let what = "letters, digits, - and single _ between them (a level of topics)";
+        return Err(format!("{key} = {name:?}, expected at most {NAME_MAX} {what}"));
     }
     Ok(())
 }
@@ -212,6 +213,16 @@ mod tests {
         ];
         for (text, expected) in rows {
             assert_eq!(Broker::parse(text).ok(), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn names_make_ids_that_are_never_the_same() {
+        for name in ["kiosk-7", "a_b", "7", "-"] {
+            assert!(check_name("device", name).is_ok(), "{name}");
+        }
+        for name in ["", "a/b", "+", "#", "a b", "a__b", "_a", "a_", "\u{e9}", &"x".repeat(65)] {
+            assert!(check_name("device", name).is_err(), "{name}");
         }
     }
 
