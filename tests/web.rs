@@ -11,7 +11,7 @@ use attendant::emit::Sink as _;
 use attendant::emit::web::{self, Facts, Setup, WebSink};
 use attendant::metrics::{Histogram, Registry};
 use attendant::pipeline::{Options, Pipeline};
-use attendant::signal::{Command, Event, EventKind, Mailbox, ModalityState, ModalityView, Monitor, SCHEMA_VERSION};
+use attendant::signal::{Event, EventKind, Mailbox, ModalityState, ModalityView, Monitor, Posted, SCHEMA_VERSION};
 use attendant::supervise::network::{Network, Service};
 use attendant::time::{Clock, Micros, VirtualClock, now_ns};
 
@@ -279,7 +279,7 @@ fn every_bad_request_has_its_status_and_its_counter() {
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
-    assert!(!kiosk.commands.take(&mut Command::default()), "nothing got through");
+    assert!(!kiosk.commands.take(&mut Posted::default()), "nothing got through");
 }
 
 #[test]
@@ -501,15 +501,15 @@ fn texts_and_choices_become_decisions() {
     let mut pipeline = Pipeline::load(&bundle, &Options::default()).unwrap();
     let mut kiosk = Kiosk::with(|setup| setup.facts.labels = pipeline.labels().to_vec());
     let mut page = kiosk.follow("/api/events", &[]);
-    let (mut events, mut command) = (Vec::new(), Command::default());
+    let (mut events, mut posted) = (Vec::new(), Posted::default());
     pipeline.start(Micros::ZERO, &mut events);
     let mut now_ms = 0;
     // one turn of the loop, a tenth of a second later
     let mut turn = |kiosk: &mut Kiosk| {
         now_ms += 100;
         let now = Micros::from_ms(now_ms);
-        while kiosk.commands.take(&mut command) {
-            pipeline.command(&command, now, &mut events).unwrap();
+        while kiosk.commands.take(&mut posted) {
+            pipeline.command(&posted.command, now, &mut events).unwrap();
         }
         pipeline.tick(now, &mut events);
         kiosk.monitor.renew(|snapshot| pipeline.observe(now, snapshot));

@@ -19,7 +19,7 @@ use rumqttc::{
     AsyncClient, ConnectReturnCode, ConnectionError, Event as Polled, EventLoop, LastWill, MqttOptions, NetworkOptions,
     Outgoing, Packet, Publish, QoS, StateError, SubscribeReasonCode, TlsConfiguration, Transport,
 };
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
+use tokio::time::{MissedTickBehavior, interval, sleep};
 
 use crate::config::mqtt::Broker;
 use crate::signal::{Mailbox, Monitor, Notice, Notices};
@@ -44,7 +44,7 @@ const BACKOFF_MIN: Duration = Duration::from_millis(500);
 const BACKOFF_MAX: Duration = Duration::from_secs(15);
 
 /// A connection that held for so long was a good one: the next wait is the first again.
-const HELD: Duration = Duration::from_secs(10);
+const HELD: Micros = Micros::from_ms(10_000);
 
 /// How long connecting may take, and writing to the socket.
 const TIMEOUT_SECS: u64 = 5;
@@ -71,13 +71,13 @@ const OUTGOING_BYTES_MAX: usize = 128 << 10;
 const OVERLONG_MAX: u32 = 3;
 
 /// How long commands are off then.
-const PAUSE: Duration = Duration::from_secs(600);
+const PAUSE: Micros = Micros::from_ms(600_000);
 
 /// How often the queue and what the run shows are looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 
 /// How long the end of a run may take once it is known.
-const FAREWELL: Duration = Duration::from_millis(1200);
+const FAREWELL: Micros = Micros::from_ms(1200);
 
 /// What is connected to, as what.
 #[derive(Clone, Debug)]
@@ -183,7 +183,7 @@ struct Service {
     last_reason: String,
     lost_since: Option<Micros>,
     overlong: u32,
-    commands_off_until: Option<Instant>,
+    commands_off_until: Option<Micros>,
     jitter: u64,
 }
 
@@ -231,13 +231,13 @@ impl Service {
         let mut backoff = BACKOFF_MIN;
         loop {
             self.tell();
-            let began = Instant::now();
+            let began = self.context.clock.now();
             let end = self.connection().await;
             let now = self.context.clock.now();
             self.backlog.unlink(now);
             self.context.meters.connected.set(0);
             let End::Lost(reason) = end else { break };
-            if began.elapsed() >= HELD {
+            if now - began >= HELD {
                 backoff = BACKOFF_MIN;
             }
             let wait = self.jittered(backoff);
@@ -248,7 +248,7 @@ impl Service {
             log!(level, "mqtt: {host}:{port}: {reason}; connecting again, events wait meanwhile");
             self.last_reason = reason;
             self.lost_since.get_or_insert(now);
-            if self.wait(Instant::now() + wait).await {
+            if self.wait(wait).await {
                 break;
             }
         }
@@ -264,8 +264,9 @@ impl Service {
         backoff / 2 + backoff.mul_f64((self.jitter % 1024) as f64 / 1024.0)
     }
 
-    /// Puts events into the queue until it is time; true if the run is over.
-    async fn wait(&mut self, until: Instant) -> bool {
+    /// Puts events into the queue for that time; true if the run is over.
+    async fn wait(&mut self, time: Duration) -> bool {
+        let mut over = pin!(sleep(time));
         let mut looks = interval(LOOK_EVERY);
         loop {
             if self.collect().is_closing {
@@ -275,7 +276,7 @@ impl Service {
             tokio::select! {
                 () = poll_fn(|context| link.poll_woken(context)) => {}
                 _ = looks.tick() => {}
-                () = sleep_until(until) => return false,
+                () = &mut over => return false,
             }
             self.backlog.tick(self.context.clock.now());
             self.tell();
@@ -355,7 +356,7 @@ struct Session<'s> {
     answers: VecDeque<Vec<u8>>,
     look: Look,
     is_state_due: bool,
-    closing_since: Option<Instant>,
+    closing_since: Option<Micros>,
     has_said_goodbye: bool,
 }
 
@@ -435,7 +436,7 @@ impl<'s> Session<'s> {
         meters.connected.set(1);
         self.is_linked = true;
         self.service.backlog.link();
-        let is_off = self.service.commands_off_until.is_some_and(|until| Instant::now() < until);
+        let is_off = self.service.commands_off_until.is_some_and(|until| self.context.clock.now() < until);
         if options.commands && !is_off {
             // the request channel is empty at this moment
             _ = self.client.try_subscribe(options.topics.commands(), QoS::AtLeastOnce);
@@ -468,8 +469,8 @@ impl<'s> Session<'s> {
         self.is_state_due |= found.is_view_fresh;
         self.answers.extend(found.answers);
         if found.is_closing {
-            let since = *self.closing_since.get_or_insert_with(Instant::now);
-            if !self.is_linked || since.elapsed() >= FAREWELL {
+            let now = self.context.clock.now();
+            if !self.is_linked || now - *self.closing_since.get_or_insert(now) >= FAREWELL {
                 return Some(End::Closed);
             }
         }
@@ -600,8 +601,8 @@ impl<'s> Session<'s> {
                 self.service.overlong += 1;
                 if self.service.overlong >= OVERLONG_MAX {
                     self.service.overlong = 0;
-                    self.service.commands_off_until = Some(Instant::now() + PAUSE);
-                    let secs = PAUSE.as_secs();
+                    self.service.commands_off_until = Some(self.context.clock.now() + PAUSE);
+                    let secs = PAUSE.as_ms() / 1000;
                     warn!(
                         "mqtt: again and again a command of more than {INCOMING_BYTES_MAX} bytes; no commands for {secs} s"
                     );
