@@ -601,7 +601,7 @@ test("the integrator sees what the server says, and what it does not", forced, a
   assert.match(await text(page, "#modalities article:first-child"), /card\s*camera\s*failed\s*camera: no frame for 2000 ms/);
   await page.locator('.class[data-decided="true"]', { hasText: "3 (home)" }).waitFor();
   assert.match(await text(page, "#facts"), /kiosk@1\.0\.0[\s\S]*avx2[\s\S]*51\.5 °C/);
-  assert.match(await text(page, "#preview-off"), /\[web\] preview = true/);
+  assert.match(await text(page, "#preview-off"), /pictures do not leave the program/);
   for (let i = 0; i < 30; i += 1) fake.exit("desk_3");
   await page.waitForFunction(() => document.querySelector("#decisions tr").textContent.includes("exit"));
   assert.equal(await page.locator("#decisions tr").count(), 20);
