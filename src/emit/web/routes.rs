@@ -91,9 +91,9 @@ pub(super) fn router(shared: &Arc<Shared>) -> Router {
 /// Lets a request through to its route, or says why not.
 async fn guarded(State(shared): Web, request: Request, next: Next) -> Response {
     let is_head = request.method() == Method::HEAD;
-    let mut response = match admit(&shared, &request) {
-        Ok(()) => next.run(request).await,
-        Err(response) => response,
+    let mut response = match refusal(&shared, &request) {
+        None => next.run(request).await,
+        Some(response) => response,
     };
     for (name, value) in HEADERS {
         response.headers_mut().insert(name, HeaderValue::from_static(value));
@@ -102,24 +102,24 @@ async fn guarded(State(shared): Web, request: Request, next: Next) -> Response {
     if is_head { response.map(|_| Body::empty()) } else { response }
 }
 
-fn admit(shared: &Shared, request: &Request) -> Result<(), Response> {
+/// Why the request goes to no route, whatever route it asks for.
+fn refusal(shared: &Shared, request: &Request) -> Option<Response> {
     let (headers, path) = (request.headers(), request.uri().path());
-    let host = shared.names.check(request.uri(), headers).map_err(|stranger| match stranger {
-        Stranger::NoHost => {
-            refuse(shared, Reason::Host, StatusCode::BAD_REQUEST, "expected one Host header with a name and a port")
+    let host = match shared.names.check(request.uri(), headers) {
+        Ok(host) => host,
+        Err(Stranger::NoHost) => {
+            let why = "expected one Host header with a name and a port";
+            return Some(refuse(shared, Reason::Host, StatusCode::BAD_REQUEST, why));
         }
-        _ => refuse(
-            shared,
-            Reason::Host,
-            StatusCode::MISDIRECTED_REQUEST,
-            "this name is not served here; add it to allowed_hosts if it is yours",
-        ),
-    })?;
+        Err(_) => {
+            let why = "this name is not served here; add it to allowed_hosts if it is yours";
+            return Some(refuse(shared, Reason::Host, StatusCode::MISDIRECTED_REQUEST, why));
+        }
+    };
     let is_reading = [Method::GET, Method::HEAD, Method::OPTIONS].contains(request.method());
-    if !is_reading {
-        guard::check_origin(host, headers).map_err(|_| {
-            refuse(shared, Reason::Origin, StatusCode::FORBIDDEN, "only this server's own page may ask for that")
-        })?;
+    if !is_reading && guard::check_origin(host, headers).is_err() {
+        let why = "only this server's own page may ask for that";
+        return Some(refuse(shared, Reason::Origin, StatusCode::FORBIDDEN, why));
     }
     // the page's files and the health check say nothing about anybody
     let is_open = path == "/healthz" || !(path.starts_with("/api/") || path == "/metrics");
@@ -127,12 +127,12 @@ fn admit(shared: &Shared, request: &Request) -> Result<(), Response> {
         && !is_open
         && !guard::has_token(token, headers)
     {
-        let mut response =
-            refuse(shared, Reason::Token, StatusCode::UNAUTHORIZED, "expected the header Authorization: Bearer TOKEN");
+        let why = "expected the header Authorization: Bearer TOKEN";
+        let mut response = refuse(shared, Reason::Token, StatusCode::UNAUTHORIZED, why);
         response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
-        return Err(response);
+        return Some(response);
     }
-    Ok(())
+    None
 }
 
 /// An answer that says no, and is counted.
@@ -257,7 +257,8 @@ async fn choice(State(shared): Web, request: Request) -> Response {
     let (is_fallback, now) = shared.monitor.read(|s| (s.is_fallback, s.t));
     let is_class = shared.facts.labels.iter().any(|l| **l == *class);
     let is_offered = shared.view().offers(&class, now);
-    if !is_offered && !(is_fallback && is_class) {
+    let may_choose = is_offered || (is_fallback && is_class);
+    if !may_choose {
         let why = format!("no open question offers {class:?}");
         return refuse(&shared, Reason::NotOffered, StatusCode::CONFLICT, &why);
     }
