@@ -93,7 +93,7 @@ async fn guarded(State(shared): Web, request: Request, next: Next) -> Response {
     let is_head = request.method() == Method::HEAD;
     let mut response = match admit(&shared, &request) {
         Ok(()) => next.run(request).await,
-        Err(response) => response,
+        Err(response) => *response,
     };
     for (name, value) in HEADERS {
         response.headers_mut().insert(name, HeaderValue::from_static(value));
@@ -102,23 +102,23 @@ async fn guarded(State(shared): Web, request: Request, next: Next) -> Response {
     if is_head { response.map(|_| Body::empty()) } else { response }
 }
 
-fn admit(shared: &Shared, request: &Request) -> Result<(), Response> {
+fn admit(shared: &Shared, request: &Request) -> Result<(), Box<Response>> {
     let (headers, path) = (request.headers(), request.uri().path());
-    let host = shared.names.check(request.uri(), headers).map_err(|stranger| match stranger {
-        Stranger::NoHost => {
-            refuse(shared, Reason::Host, StatusCode::BAD_REQUEST, "expected one Host header with a name and a port")
-        }
-        _ => refuse(
-            shared,
-            Reason::Host,
-            StatusCode::MISDIRECTED_REQUEST,
-            "this name is not served here; add it to allowed_hosts if it is yours",
-        ),
+    let host = shared.names.check(request.uri(), headers).map_err(|stranger| {
+        let (status, why) = match stranger {
+            Stranger::NoHost => (StatusCode::BAD_REQUEST, "expected one Host header with a name and a port"),
+            _ => (
+                StatusCode::MISDIRECTED_REQUEST,
+                "this name is not served here; add it to allowed_hosts if it is yours",
+            ),
+        };
+        Box::new(refuse(shared, Reason::Host, status, why))
     })?;
     let is_reading = [Method::GET, Method::HEAD, Method::OPTIONS].contains(request.method());
     if !is_reading {
         guard::check_origin(host, headers).map_err(|_| {
-            refuse(shared, Reason::Origin, StatusCode::FORBIDDEN, "only this server's own page may ask for that")
+            let why = "only this server's own page may ask for that";
+            Box::new(refuse(shared, Reason::Origin, StatusCode::FORBIDDEN, why))
         })?;
     }
     // the page's files and the health check say nothing about anybody
@@ -130,7 +130,7 @@ fn admit(shared: &Shared, request: &Request) -> Result<(), Response> {
         let mut response =
             refuse(shared, Reason::Token, StatusCode::UNAUTHORIZED, "expected the header Authorization: Bearer TOKEN");
         response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
-        return Err(response);
+        return Err(Box::new(response));
     }
     Ok(())
 }
@@ -233,7 +233,7 @@ struct ChoiceBody {
 async fn text(State(shared): Web, request: Request) -> Response {
     let TextBody { text } = match body_of(&shared, request, "{\"text\":\"...\"}").await {
         Ok(body) => body,
-        Err(response) => return response,
+        Err(response) => return *response,
     };
     let chars = text.chars().count();
     if chars > TEXT_CHARS_MAX {
@@ -252,12 +252,13 @@ async fn text(State(shared): Web, request: Request) -> Response {
 async fn choice(State(shared): Web, request: Request) -> Response {
     let ChoiceBody { class } = match body_of(&shared, request, "{\"class\":\"...\"}").await {
         Ok(body) => body,
-        Err(response) => return response,
+        Err(response) => return *response,
     };
     let (is_fallback, now) = shared.monitor.read(|s| (s.is_fallback, s.t));
     let is_class = shared.facts.labels.iter().any(|l| **l == *class);
     let is_offered = shared.view().offers(&class, now);
-    if !is_offered && !(is_fallback && is_class) {
+    let may_be_chosen = is_offered || (is_fallback && is_class);
+    if !may_be_chosen {
         let why = format!("no open question offers {class:?}");
         return refuse(&shared, Reason::NotOffered, StatusCode::CONFLICT, &why);
     }
@@ -279,26 +280,26 @@ async fn body_of<T: serde::de::DeserializeOwned>(
     shared: &Shared,
     request: Request,
     expected: &str,
-) -> Result<T, Response> {
+) -> Result<T, Box<Response>> {
     let headers = request.headers();
     let content_type = headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
     let media_type = content_type.split(';').next().unwrap_or_default().trim();
     if !media_type.eq_ignore_ascii_case(JSON) {
         let why = format!("expected Content-Type: {JSON}");
-        return Err(refuse(shared, Reason::MediaType, StatusCode::UNSUPPORTED_MEDIA_TYPE, &why));
+        return Err(Box::new(refuse(shared, Reason::MediaType, StatusCode::UNSUPPORTED_MEDIA_TYPE, &why)));
     }
     let too_large = || {
         let why = format!("the body is larger than {BODY_BYTES_MAX} bytes");
         refuse(shared, Reason::Size, StatusCode::PAYLOAD_TOO_LARGE, &why)
     };
     if request.body().size_hint().lower() > BODY_BYTES_MAX as u64 {
-        return Err(too_large());
+        return Err(Box::new(too_large()));
     }
     if !lock(&shared.bucket).take(shared.clock.now()) {
         let mut response =
             refuse(shared, Reason::Rate, StatusCode::TOO_MANY_REQUESTS, "too many requests; wait a second");
         response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
-        return Err(response);
+        return Err(Box::new(response));
     }
     let mut body = request.into_body();
     let mut bytes = Vec::new();
@@ -317,18 +318,18 @@ async fn body_of<T: serde::de::DeserializeOwned>(
     .await;
     match read {
         Ok(Ok(())) => {}
-        Ok(Err(true)) => return Err(too_large()),
+        Ok(Err(true)) => return Err(Box::new(too_large())),
         Ok(Err(false)) => {
-            return Err(refuse(shared, Reason::Json, StatusCode::BAD_REQUEST, "the body broke off"));
+            return Err(Box::new(refuse(shared, Reason::Json, StatusCode::BAD_REQUEST, "the body broke off")));
         }
         Err(_) => {
             let why = "the body did not come in time";
-            return Err(refuse(shared, Reason::BodyTimeout, StatusCode::REQUEST_TIMEOUT, why));
+            return Err(Box::new(refuse(shared, Reason::BodyTimeout, StatusCode::REQUEST_TIMEOUT, why)));
         }
     }
     serde_json::from_slice(&bytes).map_err(|error| {
         let why = format!("the body is not {expected}: {error}");
-        refuse(shared, Reason::Json, StatusCode::BAD_REQUEST, &why)
+        Box::new(refuse(shared, Reason::Json, StatusCode::BAD_REQUEST, &why))
     })
 }
 
