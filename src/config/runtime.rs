@@ -480,7 +480,7 @@ mod tests {
         let rows = [
             (
                 "languag = \"en\"",
-                "1: unknown key `languag`; known keys: bundle, language, log, clock, source, sink, output, indicator",
+                "1: unknown key `languag`; known keys: bundle, language, log, clock, source, sink, output, indicator, web",
             ),
             ("language = \"\"", "1: language = \"\", expected a tag such as \"en\" or \"zh\""),
             (
