@@ -233,7 +233,7 @@ struct ChoiceBody {
 async fn text(State(shared): Web, request: Request) -> Response {
     let TextBody { text } = match body_of(&shared, request, "{\"text\":\"...\"}").await {
         Ok(body) => body,
-        Err(response) => return response,
+        Err(response) => return *response,
     };
     let chars = text.chars().count();
     if chars > TEXT_CHARS_MAX {
@@ -252,7 +252,7 @@ async fn text(State(shared): Web, request: Request) -> Response {
 async fn choice(State(shared): Web, request: Request) -> Response {
     let ChoiceBody { class } = match body_of(&shared, request, "{\"class\":\"...\"}").await {
         Ok(body) => body,
-        Err(response) => return response,
+        Err(response) => return *response,
     };
     let (is_fallback, now) = shared.monitor.read(|s| (s.is_fallback, s.t));
     let is_class = shared.facts.labels.iter().any(|l| **l == *class);
@@ -280,26 +280,26 @@ async fn body_of<T: serde::de::DeserializeOwned>(
     shared: &Shared,
     request: Request,
     expected: &str,
-) -> Result<T, Response> {
+) -> Result<T, Box<Response>> {
     let headers = request.headers();
     let content_type = headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
     let media_type = content_type.split(';').next().unwrap_or_default().trim();
     if !media_type.eq_ignore_ascii_case(JSON) {
         let why = format!("expected Content-Type: {JSON}");
-        return Err(refuse(shared, Reason::MediaType, StatusCode::UNSUPPORTED_MEDIA_TYPE, &why));
+        return Err(Box::new(refuse(shared, Reason::MediaType, StatusCode::UNSUPPORTED_MEDIA_TYPE, &why)));
     }
     let too_large = || {
         let why = format!("the body is larger than {BODY_BYTES_MAX} bytes");
         refuse(shared, Reason::Size, StatusCode::PAYLOAD_TOO_LARGE, &why)
     };
     if request.body().size_hint().lower() > BODY_BYTES_MAX as u64 {
-        return Err(too_large());
+        return Err(Box::new(too_large()));
     }
     if !lock(&shared.bucket).take(shared.clock.now()) {
         let mut response =
             refuse(shared, Reason::Rate, StatusCode::TOO_MANY_REQUESTS, "too many requests; wait a second");
         response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
-        return Err(response);
+        return Err(Box::new(response));
     }
     let mut body = request.into_body();
     let mut bytes = Vec::new();
@@ -318,18 +318,18 @@ async fn body_of<T: serde::de::DeserializeOwned>(
     .await;
     match read {
         Ok(Ok(())) => {}
-        Ok(Err(true)) => return Err(too_large()),
+        Ok(Err(true)) => return Err(Box::new(too_large())),
         Ok(Err(false)) => {
-            return Err(refuse(shared, Reason::Json, StatusCode::BAD_REQUEST, "the body broke off"));
+            return Err(Box::new(refuse(shared, Reason::Json, StatusCode::BAD_REQUEST, "the body broke off")));
         }
         Err(_) => {
             let why = "the body did not come in time";
-            return Err(refuse(shared, Reason::BodyTimeout, StatusCode::REQUEST_TIMEOUT, why));
+            return Err(Box::new(refuse(shared, Reason::BodyTimeout, StatusCode::REQUEST_TIMEOUT, why)));
         }
     }
     serde_json::from_slice(&bytes).map_err(|error| {
         let why = format!("the body is not {expected}: {error}");
-        refuse(shared, Reason::Json, StatusCode::BAD_REQUEST, &why)
+        Box::new(refuse(shared, Reason::Json, StatusCode::BAD_REQUEST, &why))
     })
 }
 
