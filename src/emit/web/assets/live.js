@@ -151,16 +151,30 @@ function colour(value) {
   return `rgb(${a.map((from, i) => Math.round(from + (b[i] - from) * (at % 1))).join()})`;
 }
 
+/** Weakest and strongest value that the colours stand for: features have the scale that their bundle gives them. */
+let melRange = null;
+
+/** Where `value` lies in the range, from -1 to 1. The range takes in a new extreme at once and forgets it within a minute. */
+function melScale(mel) {
+  const values = mel.map(number).filter((value) => value !== null);
+  const [low, high] = [Math.min(...values), Math.max(...values)];
+  const [below, above] = melRange ?? [low, high];
+  melRange = [Math.min(low, below + (low - below) / 200), Math.max(high, above + (high - above) / 200)];
+  const span = Math.max(melRange[1] - melRange[0], 0.5);
+  return (value) => (2 * (value - melRange[0])) / span - 1;
+}
+
 function drawMel(mel) {
   const hasMel = Array.isArray(mel) && mel.length > 0;
   byId("mel-none").hidden = hasMel;
   if (!hasMel) return;
   const { c, w, h } = canvasOf(byId("mel"));
   const column = Math.max(1, Math.round(w / (HISTORY_S * 4)));
+  const scaled = melScale(mel);
   c.drawImage(byId("mel"), -column, 0);
   mel.forEach((value, band) => {
     const [top, bottom] = [h - ((band + 1) / mel.length) * h, h - (band / mel.length) * h];
-    c.fillStyle = colour(number(value) ?? -1);
+    c.fillStyle = colour(number(value) === null ? -1 : scaled(number(value)));
     c.fillRect(w - column, Math.floor(top), column, Math.ceil(bottom - top) + 1);
   });
 }
