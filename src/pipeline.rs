@@ -19,8 +19,8 @@ use crate::preprocess::{
     AudioPreprocessor, ImagePreprocessor, JpegDecoding, PreprocessError, SeriesPreprocessor, TextPreprocessor,
 };
 use crate::signal::{
-    Command, Embedding, Event, EventKind, Frame, Latencies, MAX_MODALITIES, ModalityState, ModalityView, Monitor,
-    Refusal, RefusalKind, SCHEMA_VERSION, Sample, Snapshot, TEXT_CHARS_MAX, Tensor, Utterance,
+    Command, Embedding, Event, EventKind, Frame, Latencies, MAX_MODALITIES, MUTED, ModalityState, ModalityView,
+    Monitor, Refusal, RefusalKind, SCHEMA_VERSION, Sample, Snapshot, TEXT_CHARS_MAX, Tensor, Utterance,
 };
 use crate::time::Micros;
 
@@ -327,7 +327,7 @@ impl Stage {
     /// Why its samples are left out, if they are.
     fn left_out(&self) -> Option<&'static str> {
         if self.is_muted {
-            Some("muted")
+            Some(MUTED)
         } else if self.is_hushed {
             Some("speaking")
         } else {
@@ -700,7 +700,7 @@ impl Pipeline {
             Command::Mute { source, muted } => self.mute(source, *muted, now, events),
             Command::Thresholds { enter, exit } => self
                 .policy
-                .set_thresholds(*enter, *exit)
+                .set_thresholds(*enter, exit.unwrap_or(self.policy.exit()))
                 .map_err(|error| Refusal::new(RefusalKind::Range, error.to_string())),
             Command::Language(tag) => {
                 let Some((catalogue, lang)) = &mut self.catalogue else {

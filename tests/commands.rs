@@ -1,20 +1,20 @@
 //! Commands from outside, through the pipeline and through both loops: what they do, what is refused, and that it is counted.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use attendant::bundle::Bundle;
 use attendant::capture::CaptureError;
 use attendant::capture::fake::{Fake, Step};
 use attendant::capture::{Camera, ErrorKind, TextSource};
-use attendant::emit::{JsonLines, Sink};
+use attendant::emit::{JsonLines, Sink, SinkError};
 use attendant::pipeline::{Options, Pipeline};
 use attendant::signal::{
     Command, DecidedBy, DecisionState, Event, EventKind, Frame, FrameSeq, Mailbox, ModalityState, Monitor, PixelFormat,
     RefusalKind, Sample, Snapshot, Utterance,
 };
 use attendant::supervise::{Feed, LiveSource, Opener, Outside, Pacing, Upkeep, live, play};
-use attendant::time::{Clock, Micros, VirtualClock};
+use attendant::time::{Clock, Micros, MonotonicClock, VirtualClock};
 
 fn pipeline() -> Pipeline {
     let bundle = Bundle::open(&attendant::bundle::locate(None).unwrap()).unwrap();
@@ -81,9 +81,9 @@ fn what_cannot_be_done_is_refused_with_its_reason_and_changes_nothing() {
         (choose("none"), RefusalKind::NotOffered, "none: it is no class that can be decided"),
         (choose("desk_99"), RefusalKind::Unknown, "there is no class \"desk_99\""),
         (Command::Mute { source: "nose".into(), muted: true }, RefusalKind::Unknown, "no encoder of the bundle"),
-        (Command::Thresholds { enter: 0.4, exit: 0.3 }, RefusalKind::Range, "decision.enter = 0.4"),
-        (Command::Thresholds { enter: 0.8, exit: 0.9 }, RefusalKind::Range, "decision.exit = 0.9"),
-        (Command::Thresholds { enter: f32::NAN, exit: 0.3 }, RefusalKind::Range, "decision.enter = NaN"),
+        (Command::Thresholds { enter: 0.4, exit: Some(0.3) }, RefusalKind::Range, "decision.enter = 0.4"),
+        (Command::Thresholds { enter: 0.8, exit: Some(0.9) }, RefusalKind::Range, "decision.exit = 0.9"),
+        (Command::Thresholds { enter: f32::NAN, exit: Some(0.3) }, RefusalKind::Range, "decision.enter = NaN"),
         (Command::Language("tlh".into()), RefusalKind::Unknown, "language \"tlh\" is not in the advice catalogue"),
     ];
     for (command, kind, message) in cases {
@@ -142,7 +142,7 @@ fn what_observers_see_is_what_the_pipeline_has() {
     pipeline.observe(Micros::ZERO, &mut snapshot);
     assert!(snapshot.is_fallback && snapshot.fused.is_empty() && snapshot.mel.is_empty(), "{snapshot:?}");
     pipeline.process("camera", &grey(0), Micros::ZERO, &mut events);
-    pipeline.command(&Command::Thresholds { enter: 0.75, exit: 0.25 }, Micros::ZERO, &mut events).unwrap();
+    pipeline.command(&Command::Thresholds { enter: 0.75, exit: Some(0.25) }, Micros::ZERO, &mut events).unwrap();
     pipeline.observe(Micros::from_ms(40), &mut snapshot);
     assert!(!snapshot.is_fallback && snapshot.fused.len() == 11, "{snapshot:?}");
     assert_eq!((snapshot.enter, snapshot.exit, snapshot.lang.as_deref()), (0.75, 0.25, Some("en")));
@@ -193,13 +193,11 @@ fn commands_reach_a_recording_that_is_played() {
 }
 
 #[test]
-fn commands_reach_a_live_run_and_open_devices_are_seen() {
+fn commands_reach_a_live_run() {
     let mailbox = Arc::new(Mailbox::new());
-    let monitor = Arc::new(Monitor::new());
     mailbox.send(Command::Choose { class: "desk_2".into() }).unwrap();
     let keyboard = Fake::new("keyboard", [Step::Deliver(Utterance { t: Micros::from_ms(2000), text: "hello".into() })]);
     let camera: Fake<Frame> = Fake::new("camera 0", [Step::Fail(ErrorKind::Fatal)]);
-    let watched = Arc::clone(&monitor);
     let sources = vec![
         LiveSource {
             name: "text".into(),
@@ -213,7 +211,7 @@ fn commands_reach_a_live_run_and_open_devices_are_seen() {
         },
     ];
     let clock: Arc<dyn Clock> = Arc::new(VirtualClock::default());
-    let outside = Outside { commands: Some(Arc::clone(&mailbox)), monitor: Some(watched), ..Outside::default() };
+    let outside = Outside { commands: Some(Arc::clone(&mailbox)), ..Outside::default() };
     let mut upkeep = Upkeep { outside, ..Upkeep::default() };
     let mut lines = Vec::new();
     {
@@ -222,7 +220,69 @@ fn commands_reach_a_live_run_and_open_devices_are_seen() {
     }
     let lines = String::from_utf8(lines).unwrap();
     assert!(lines.contains(r#""class":"desk_2","p":1.0,"state":"enter","by":"choice""#), "{lines}");
-    let sources = monitor.read(|s| s.sources.clone());
-    let seen: Vec<(&str, bool)> = sources.iter().map(|s| (&*s.name, s.open)).collect();
-    assert_eq!(seen, [("text", false), ("camera", false)], "nothing is open at the end");
+}
+
+#[test]
+fn a_device_is_seen_to_be_open_for_as_long_as_it_is() {
+    let monitor = Arc::new(Monitor::new());
+    let clock: Arc<dyn Clock> = Arc::new(MonotonicClock::new());
+    let was_seen = Arc::new(AtomicBool::new(false));
+    let (watched, seen, time) = (Arc::clone(&monitor), Arc::clone(&was_seen), Arc::clone(&clock));
+    let is_open = |monitor: &Monitor| monitor.read(|s| s.sources.iter().any(|s| &*s.name == "camera" && s.open));
+    // a driver that takes its time, up to five seconds, until somebody has looked
+    let open = move || {
+        for _ in 0..500 {
+            if is_open(&watched) {
+                seen.store(true, Ordering::Relaxed);
+                break;
+            }
+            time.sleep_until(time.now() + Micros::from_ms(10));
+        }
+        Err(CaptureError::fatal("camera 0", "is gone".to_owned()))
+    };
+    let sources = vec![LiveSource { name: "camera".into(), paced: false, opener: Opener::Camera(Box::new(open)) }];
+    let outside = Outside { monitor: Some(Arc::clone(&monitor)), ..Outside::default() };
+    let mut upkeep = Upkeep { outside, ..Upkeep::default() };
+    live(sources, &mut pipeline(), &clock, &mut [], &AtomicBool::new(false), &mut upkeep).unwrap();
+    assert!(was_seen.load(Ordering::Relaxed), "the page would have said that no camera is on");
+    assert!(!is_open(&monitor), "and nothing is open at the end");
+}
+
+#[test]
+fn a_page_goes_on_after_a_recording_at_full_speed() {
+    let mailbox = Arc::new(Mailbox::new());
+    let outside = Outside { commands: Some(Arc::clone(&mailbox)), stays: true, ..Outside::default() };
+    // a minute of samples in no time: the clock has not moved when they end
+    let mut feed = Commanded { times_ms: vec![60_000].into_iter(), mailbox: Arc::clone(&mailbox) };
+    let stop = Arc::new(AtomicBool::new(false));
+    let mut asked = AskWhenOver { mailbox: Arc::clone(&mailbox), stop: Arc::clone(&stop), ticks: 0 };
+    let clock = VirtualClock::default();
+    play(&mut feed, &mut pipeline(), &clock, Pacing::Max, &mut [Box::new(&mut asked)], &stop, &outside).unwrap();
+    assert_eq!(mailbox.refused(RefusalKind::Unknown), 1, "the command was taken");
+    assert!(clock.now() < Micros::from_ms(30_000), "and not after {}", clock.now());
+}
+
+/// Posts a command once the recording has ended, and ends the run a little later.
+struct AskWhenOver {
+    mailbox: Arc<Mailbox>,
+    stop: Arc<AtomicBool>,
+    ticks: u32,
+}
+
+impl Sink for AskWhenOver {
+    fn emit(&mut self, _: &Event) -> Result<(), SinkError> {
+        Ok(())
+    }
+
+    fn tick(&mut self, now: Micros) -> Result<(), SinkError> {
+        if now > Micros::from_ms(60_000) {
+            self.ticks += 1;
+            match self.ticks {
+                1 => self.mailbox.send(Command::Choose { class: "desk_99".into() }).unwrap(),
+                5 => self.stop.store(true, Ordering::Relaxed),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
 }

@@ -338,6 +338,8 @@ fn every_answer_carries_the_security_headers_and_files_are_not_sent_twice() {
         assert_eq!((again.status, again.body.as_str()), (304, ""), "{path}");
         let head = kiosk.ask(&format!("HEAD {path}"), &[], "");
         assert_eq!((head.status, head.body.as_str()), (200, ""), "{path}");
+        let length = |answer: &str| answer.lines().find(|l| l.starts_with("content-length: ")).map(str::to_owned);
+        assert_eq!(length(&head.head), length(&answer.head), "{path}: {}", head.head);
     }
 }
 

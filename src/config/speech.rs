@@ -45,10 +45,10 @@ impl SpeechSpec {
                 "command: {text} has to be an argument of its own: no part of one, so that nothing reads it as code";
             return Err(("command", message.into()));
         }
-        for (key, ms, most) in [("timeout_ms", self.timeout_ms, 120_000), ("tail_ms", self.tail_ms, 10_000)] {
-            let least = if key == "timeout_ms" { 100 } else { 0 };
-            if !(least..=most).contains(&ms) {
-                return Err((key, format!("{key} = {ms}, expected {least} to {most}")));
+        for (key, ms, range) in [("timeout_ms", self.timeout_ms, 100..=120_000), ("tail_ms", self.tail_ms, 0..=10_000)]
+        {
+            if !range.contains(&ms) {
+                return Err((key, format!("{key} = {ms}, expected {} to {}", range.start(), range.end())));
             }
         }
         if let Some((tag, name)) = self.languages.iter().find(|(_, name)| name.is_empty()) {

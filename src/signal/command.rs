@@ -36,8 +36,8 @@ pub enum Command {
     Thresholds {
         /// Above 0.5 and below 1.
         enter: f32,
-        /// Above 0 and below `enter`.
-        exit: f32,
+        /// Above 0 and below `enter`; without it the one that holds stays.
+        exit: Option<f32>,
     },
     /// BCP 47 tag of the advice's language.
     Language(String),

@@ -33,6 +33,9 @@ pub enum ModalityState {
     Failed,
 }
 
+/// Why a modality is [`ModalityState::Absent`] when somebody has muted its source.
+pub const MUTED: &str = "muted";
+
 /// One modality's part in a decision.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct ModalityView {
@@ -61,7 +64,7 @@ pub struct StageCounters {
     pub errors: u64,
     /// Times the source reported a fault.
     pub faults: u64,
-    /// Samples left out because somebody muted the source.
+    /// Samples left out because somebody muted the source, or the device was talking.
     pub muted: u64,
 }
 

@@ -14,8 +14,8 @@ mod tensor;
 
 pub use command::{COMMANDS_MAX, Command, Mailbox, Posted, Refusal, RefusalKind, Reply, TEXT_CHARS_MAX};
 pub use event::{
-    Advice, Choice, DecidedBy, Decision, DecisionState, Event, EventKind, MAX_CHOICES, MAX_MODALITIES, ModalityState,
-    ModalityView, OFFER_HOLDS, SCHEMA_VERSION, StageCounters,
+    Advice, Choice, DecidedBy, Decision, DecisionState, Event, EventKind, MAX_CHOICES, MAX_MODALITIES, MUTED,
+    ModalityState, ModalityView, OFFER_HOLDS, SCHEMA_VERSION, StageCounters,
 };
 pub use monitor::{Latencies, Monitor, SNAPSHOT_EVERY, Snapshot, SourceView};
 pub use notices::{NOTICES_MAX, Notice, Notices};

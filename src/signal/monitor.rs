@@ -5,7 +5,7 @@
 //! decided from what stands here.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, TryLockError};
 
 use crate::metrics::Histogram;
 use crate::time::Micros;
@@ -136,13 +136,14 @@ impl Monitor {
 
     /// Renews the snapshot, unless somebody reads it at this moment. Whether it did.
     pub fn renew(&self, fill: impl FnOnce(&mut Snapshot)) -> bool {
-        match self.snapshot.try_lock() {
-            Ok(mut snapshot) => {
-                fill(&mut snapshot);
-                true
-            }
-            Err(_) => false,
-        }
+        let mut snapshot = match self.snapshot.try_lock() {
+            Ok(snapshot) => snapshot,
+            // a reader that panicked has changed nothing
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => return false,
+        };
+        fill(&mut snapshot);
+        true
     }
 
     /// Reads the snapshot. For the observers' threads: it may wait for a copy of a few hundred bytes.

@@ -1,13 +1,14 @@
 //! What outputs have to say in the event stream: sent from their own thread, taken by the inference loop.
 
-use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+
+use crate::queue::{Bounded, Wake, WhenFull};
 
 /// Notices that wait for the inference loop; more are dropped, the oldest first: the newest says how things are.
 pub const NOTICES_MAX: usize = 16;
 
 /// One notice, as in [`super::EventKind::Notice`].
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Notice {
     /// The output.
     pub source: Arc<str>,
@@ -18,9 +19,15 @@ pub struct Notice {
 }
 
 /// Notices on their way to the inference loop.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Notices {
-    waiting: Mutex<VecDeque<Notice>>,
+    waiting: Bounded<Notice>,
+}
+
+impl Default for Notices {
+    fn default() -> Self {
+        Notices { waiting: Bounded::new(NOTICES_MAX, WhenFull::DropOldest, &Wake::new()) }
+    }
 }
 
 impl Notices {
@@ -31,18 +38,15 @@ impl Notices {
     }
 
     /// Says something, without waiting.
-    pub fn say(&self, notice: Notice) {
-        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        if waiting.len() == NOTICES_MAX {
-            waiting.pop_front();
-        }
-        waiting.push_back(notice);
+    pub fn say(&self, mut notice: Notice) {
+        self.waiting.push(&mut notice);
     }
 
     /// The oldest notice that waits.
     #[must_use]
     pub fn take(&self) -> Option<Notice> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).pop_front()
+        let mut notice = Notice::default();
+        self.waiting.pop(&mut notice).is_item().then_some(notice)
     }
 }
 

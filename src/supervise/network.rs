@@ -8,7 +8,6 @@ use std::future::Future;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -47,7 +46,6 @@ pub struct Service {
 pub struct Network {
     stop: watch::Sender<bool>,
     thread: Option<JoinHandle<()>>,
-    has_ended: Arc<AtomicBool>,
 }
 
 impl Network {
@@ -57,13 +55,11 @@ impl Network {
     /// The system gives no thread or no event queue.
     pub fn start(services: Vec<Service>, panics: Arc<Counter>) -> io::Result<Network> {
         let (stop, stopped) = watch::channel(false);
-        let has_ended = Arc::new(AtomicBool::new(false));
         let runtime = runtime::Builder::new_current_thread()
             .enable_io()
             .enable_time()
             .max_blocking_threads(BLOCKING_THREADS_MAX)
             .build()?;
-        let ended = Arc::clone(&has_ended);
         let thread = thread::Builder::new().name("network".into()).spawn(move || {
             let local = LocalSet::new();
             for service in services {
@@ -73,9 +69,8 @@ impl Network {
             drop(local);
             // what still runs is dropped where it waits
             runtime.shutdown_timeout(FAREWELL / 2);
-            ended.store(true, Ordering::Release);
         })?;
-        Ok(Network { stop, thread: Some(thread), has_ended })
+        Ok(Network { stop, thread: Some(thread) })
     }
 }
 
@@ -93,8 +88,7 @@ impl Drop for Network {
             // its panic, if it had one, was reported where it happened
             let _ = thread.join();
         } else {
-            let how = if self.has_ended.load(Ordering::Acquire) { "is ending" } else { "is still busy" };
-            warn!("network: the thread {how}; left behind");
+            warn!("network: the thread is still busy; left behind");
         }
     }
 }

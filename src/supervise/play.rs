@@ -53,8 +53,15 @@ pub fn play(
 ) -> Result<Outcome, PlayError> {
     let (every, decided) = (Histogram::default(), Histogram::default());
     let attention = outside.attend(pipeline);
-    let mut player =
-        Player { clock, pacing, started: clock.now(), now: Micros::ZERO, outcome: Outcome::default(), attention };
+    let mut player = Player {
+        clock,
+        pacing,
+        started: clock.now(),
+        began: Micros::ZERO,
+        now: Micros::ZERO,
+        outcome: Outcome::default(),
+        attention,
+    };
     let mut events: Vec<Event> = Vec::with_capacity(16);
     let mut sample = Sample::default();
     pipeline.start(Micros::ZERO, &mut events);
@@ -91,7 +98,7 @@ pub fn play(
     if outside.stays && ended.is_ok() {
         player.pacing = Pacing::RealTime;
         // at full speed the samples' time has run ahead of the clock
-        player.started = clock.now() - player.now;
+        (player.started, player.began) = (clock.now(), player.now);
         while !stop.load(Ordering::Relaxed) {
             player.tick(pipeline, &mut events, sinks, stop)?;
         }
@@ -110,7 +117,9 @@ pub fn play(
 struct Player<'a> {
     clock: &'a dyn Clock,
     pacing: Pacing,
+    /// The clock's and the samples' time of one moment.
     started: Micros,
+    began: Micros,
     /// Time of the samples.
     now: Micros,
     outcome: Outcome,
@@ -123,7 +132,7 @@ impl Player<'_> {
         if self.pacing == Pacing::Max {
             return self.clock.now();
         }
-        let until = self.started + self.now;
+        let until = self.started + (self.now - self.began);
         while self.clock.now() < until && !stop.load(Ordering::Relaxed) {
             self.clock.sleep_until(until.min(self.clock.now() + NAP));
         }

@@ -136,8 +136,10 @@ const STATES = {
   starting: { at: "idle", go: async (page) => ((fake.ready = false), page.waitForSelector("#curtain:not([hidden])")) },
 };
 
-async function bring(page, name) {
+/** `buttons` are pressed first: a calm page is back in the device's language and contrast. */
+async function bring(page, name, ...buttons) {
   await calm(page);
+  for (const button of buttons) await page.click(button);
   await STATES[name].go(page);
   await scene(page, STATES[name].at);
 }
@@ -267,21 +269,16 @@ test("a question is answered by touch, by key and by arrows", forced, async () =
     assert.equal(await text(page, "#numeral"), "8");
     assert.equal(await text(page, "#senses"), "You chose it yourself.");
   }
-  await calm(page);
-  fake.choiceStatus = 500;
-  fake.ask("desk_3", "desk_8");
-  await scene(page, "ask");
-  await page.keyboard.press("3");
-  await scene(page, "desks");
-  assert.match(await text(page, "#desks-note"), /try again/);
-  await calm(page);
-  // The question has been taken back, and the page does not know it yet.
-  fake.choiceStatus = 409;
-  fake.ask("desk_3", "desk_8");
-  await scene(page, "ask");
-  await page.keyboard.press("3");
-  await scene(page, "advice");
-  assert.match(await text(page, "#advice-text"), /go to desk 3/);
+  // Refused for another reason; or taken back, and the page does not know it yet.
+  for (const [status, at, where, told] of [[500, "desks", "#desks-note", /try again/], [409, "advice", "#advice-text", /go to desk 3/]]) {
+    await calm(page);
+    fake.choiceStatus = status;
+    fake.ask("desk_3", "desk_8");
+    await scene(page, "ask");
+    await page.keyboard.press("3");
+    await scene(page, at);
+    assert.match(await text(page, where), told);
+  }
   await close(/status of (409|500)/);
 });
 
@@ -386,7 +383,6 @@ test("nothing of a visitor is left after the exit, after silence, and after Done
     await page.keyboard.type(secret);
     await page.keyboard.press("Enter");
     await scene(page, "advice");
-    // The undo of the field is a memory too.
     assert.match(await remains(page), told);
     const since = Date.now();
     await go(page);
@@ -396,6 +392,7 @@ test("nothing of a visitor is left after the exit, after silence, and after Done
     await page.evaluate(() => document.querySelector("#grid").remove());
     assert.doesNotMatch(await remains(page), told, how);
     await page.click("#open-type");
+    // The undo of the field is a memory too.
     await page.keyboard.press("Control+z");
     assert.equal(await page.inputValue("#request"), "");
     await close();
@@ -512,10 +509,7 @@ for (const size of Object.keys(SIZES)) {
     const wrong = [];
     for (const lang of ["en", "zh"]) {
       for (const name of Object.keys(STATES)) {
-        await calm(page);
-        if (lang === "zh") await page.click("#language");
-        await STATES[name].go(page);
-        await scene(page, STATES[name].at);
+        await bring(page, name, ...(lang === "zh" ? ["#language"] : []));
         await settle(page);
         wrong.push(...(await misfits(page, TOUCH_PX_MIN)).map((w) => `${lang} ${name}: ${w}`));
         if (SHOTS && lang === "en" && ["idle", "advice"].includes(name)) {
@@ -533,11 +527,7 @@ for (const lang of ["en", "zh"]) {
     test(`axe finds nothing: ${lang}, ${contrast} contrast`, forced, async () => {
       const { page, close } = await open();
       for (const name of Object.keys(STATES)) {
-        await calm(page);
-        if (lang === "zh") await page.click("#language");
-        if (contrast === "more") await page.click("#contrast");
-        await STATES[name].go(page);
-        await scene(page, STATES[name].at);
+        await bring(page, name, ...(lang === "zh" ? ["#language"] : []), ...(contrast === "more" ? ["#contrast"] : []));
         await axe(page, name);
       }
       await close();
@@ -598,16 +588,14 @@ test("the integrator sees what the server says, and what it does not", forced, a
   fake.emit({ kind: "notice", source: "mic", notice: "clipped", reason: "full scale" });
   await page.locator("#log li", { hasText: "full scale" }).waitFor();
   assert.match(await text(page, "#decisions tr:first-child"), /enter\s+desk_3\s+0\.94\s+speech 100 %\s+Please go to desk 3/);
-  assert.match(await text(page, "#modalities article:first-child"), /card\s*camera\s*failed\s*camera: no frame for 2000 ms/);
+  // as the next frame tells
+  await page.locator("#modalities article:first-child", { hasText: /card\s*camera\s*failed\s*camera: no frame for 2000 ms/ }).waitFor();
   await page.locator('.class[data-decided="true"]', { hasText: "3 (home)" }).waitFor();
   assert.match(await text(page, "#facts"), /kiosk@1\.0\.0[\s\S]*avx2[\s\S]*51\.5 °C/);
-  assert.match(await text(page, "#preview-off"), /pictures do not leave the program/);
   for (let i = 0; i < 30; i += 1) fake.exit("desk_3");
   await page.waitForFunction(() => document.querySelector("#decisions tr").textContent.includes("exit"));
   assert.equal(await page.locator("#decisions tr").count(), 20);
 
-  fake.preview = true;
-  await page.waitForSelector("#preview:not([hidden])", { timeout: 6000 });
   const missing = { temperature_c: null, rss_bytes: undefined, mel: null, stages: null, queues: undefined, fused: null, modalities: { card: null }, clients: "x" };
   fake.telemetryPatch = missing;
   await page.waitForSelector("#stages .none");
@@ -616,7 +604,7 @@ test("the integrator sees what the server says, and what it does not", forced, a
   await close();
 });
 
-test(`from the event to the pixel: ${EVENTS} events`, forced, async () => {
+test(`from the event to the pixel: ${EVENTS} events`, { ...forced, timeout: 60_000 }, async () => {
   const { page, close } = await open();
   let arrived;
   await page.exposeFunction("pixel", (n, at) => arrived(n, at));
@@ -628,26 +616,18 @@ test(`from the event to the pixel: ${EVENTS} events`, forced, async () => {
     };
     new MutationObserver(read).observe(document.querySelector("#advice-text"), { childList: true, characterData: true, subtree: true });
   });
-  const measure = async () => {
-    const ms = [];
-    for (let n = 0; n < EVENTS; n += 1) ms.push(await once(n));
-    ms.sort((a, b) => a - b);
-    const at = (q) => ms[Math.min(ms.length - 1, Math.ceil(q * ms.length) - 1)];
-    console.log(`event to pixel over ${EVENTS} events: p50 ${at(0.5)} ms, p99 ${at(0.99)} ms, largest ${ms.at(-1)} ms`);
-    return at(0.99);
-  };
-  const once = async (n) => {
+  const ms = [];
+  for (let n = 0; n < EVENTS; n += 1) {
     const sent = Date.now();
     const seen = new Promise((done) => (arrived = (m, at) => m === n && done(at)));
     fake.enter(`desk_${n % 10}`, { advice: { id: "x", lang: "en", text: `event ${n}` } });
-    const took = (await seen) - sent;
+    ms.push((await seen) - sent);
     // Not in step with the frames of the screen.
     await new Promise((done) => setTimeout(done, (n * 7) % 40));
-    return took;
-  };
-  // A machine that is busy with something else delays any program: the best of three rounds is the page's own part.
-  let p99 = Infinity;
-  for (let round = 0; round < 3 && p99 > PIXEL_MS_MAX; round += 1) p99 = Math.min(p99, await measure());
+  }
+  ms.sort((a, b) => a - b);
+  const p99 = ms[Math.ceil(0.99 * EVENTS) - 1];
+  console.log(`event to pixel over ${EVENTS} events: p50 ${ms[EVENTS / 2 - 1]} ms, p99 ${p99} ms, largest ${ms.at(-1)} ms`);
   assert.ok(p99 <= PIXEL_MS_MAX, `p99 ${p99} ms, expected at most ${PIXEL_MS_MAX}`);
   await close();
 });

@@ -18,7 +18,7 @@ const MELS = 40;
 
 const HEADERS = {
   "Content-Security-Policy":
-    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; connect-src 'self'; " +
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; " +
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
   "X-Content-Type-Options": "nosniff",
   "Referrer-Policy": "no-referrer",
@@ -77,7 +77,6 @@ export class Fake {
   choiceStatus = 202;
   /** Whether a request or a choice is answered by a decision. */
   answers = true;
-  preview = false;
   ready = true;
   token = null;
   lang = "en";
@@ -90,7 +89,6 @@ export class Fake {
   };
   /** What the fused distribution moves to. */
   towards = { none: 0.97 };
-  telemetryOn = true;
   /** Merged into every frame, to leave out or break fields. */
   telemetryPatch = {};
 
@@ -107,7 +105,7 @@ export class Fake {
     await new Promise((done) => this.#server.listen(port, "127.0.0.1", done));
     this.url = `http://127.0.0.1:${this.#server.address().port}`;
     this.#timers.push(setInterval(() => this.#telemetry(), TELEMETRY_MS));
-    this.#timers.push(setInterval(() => this.#write(() => ": still here\n\n", () => true), COMMENT_MS));
+    this.#timers.push(setInterval(() => this.#write(": still here\n\n"), COMMENT_MS));
     return this;
   }
 
@@ -126,7 +124,7 @@ export class Fake {
     await closed;
   }
 
-  /** Sends an event; fields that are left out are filled in. Returns its line. */
+  /** Sends an event; fields that are left out are filled in. */
   emit(fields) {
     const event = {
       v: 1,
@@ -141,8 +139,7 @@ export class Fake {
     this.seq += 1;
     this.#ring.push(frame);
     if (this.#ring.length > RING_EVENTS) this.#ring.shift();
-    this.#write(() => frame.text, (s) => s.path === "/api/events");
-    return event;
+    this.#write(frame.text, "/api/events");
   }
 
   /** Entries of an event: the state of each modality, and its weight if it took part. */
@@ -160,25 +157,25 @@ export class Fake {
     this.emit({ kind: "modality", modality: name, state, reason });
   }
 
-  advice(id, lang = this.lang) {
+  advice(id) {
     const texts = this.catalogue.intents[id]?.texts ?? this.catalogue.rules[id] ?? this.catalogue.classes.find((c) => c.class === id)?.texts;
-    return { id, lang, text: texts[lang] };
+    return { id, lang: this.lang, text: texts[this.lang] };
   }
 
   enter(label, { intent, weights = { card: 0.31, speech: 0.69 }, p = 0.94, advice, by } = {}) {
     advice ??= this.advice(intent ?? label);
     this.towards = { [label]: p, none: 1 - p };
     this.#weights = { card: 0, speech: 0, request: 0, ...weights };
-    this.visit = { active: true, class: label, p, state: "enter", advice, choices: [] };
     const extra = { ...(by && { by }), ...(intent && { intent }) };
-    return this.emit({ kind: "decision", class: label, p, state: "enter", ...extra, advice, modalities: this.views(weights) });
+    this.visit = { active: true, class: label, p, state: "enter", ...extra, advice, choices: [] };
+    this.emit({ kind: "decision", class: label, p, state: "enter", ...extra, advice, modalities: this.views(weights) });
   }
 
   exit(label) {
     this.towards = { none: 0.97 };
     this.#weights = { card: 0, speech: 0, request: 0 };
     this.visit = null;
-    return this.emit({ kind: "decision", class: label, p: 0.2, state: "exit", advice: this.advice("exit") });
+    this.emit({ kind: "decision", class: label, p: 0.2, state: "exit", advice: this.advice("exit") });
   }
 
   ask(...labels) {
@@ -190,12 +187,13 @@ export class Fake {
     this.towards = Object.fromEntries(choices.map((c) => [c.class, c.p]));
     this.#weights = { card: 0.44, speech: 0.56, request: 0 };
     this.visit = { active: true, class: labels[0], p: ps[0], state: "ask", advice, choices };
-    return this.emit({ kind: "decision", class: labels[0], p: ps[0], state: "ask", advice, choices, modalities: this.views(this.#weights) });
+    this.emit({ kind: "decision", class: labels[0], p: ps[0], state: "ask", advice, choices, modalities: this.views(this.#weights) });
   }
 
   escalate() {
-    this.visit = null;
-    return this.emit({ kind: "decision", class: "none", p: 0.4, state: "escalate", advice: this.advice("escalate") });
+    const advice = this.advice("escalate");
+    this.visit = { active: true, class: "none", p: 0.4, state: "escalate", advice, choices: [] };
+    this.emit({ kind: "decision", class: "none", p: 0.4, state: "escalate", advice });
   }
 
   loseSensors() {
@@ -206,8 +204,8 @@ export class Fake {
 
   /** Everything as it was at the start; nobody is there. */
   calm() {
-    Object.assign(this, { textStatus: 202, choiceStatus: 202, answers: true, preview: false, ready: true, lang: "en", visit: null });
-    Object.assign(this, { telemetryOn: true, telemetryPatch: {}, towards: { none: 0.97 }, sensors: { camera: true, mic: true } });
+    Object.assign(this, { textStatus: 202, choiceStatus: 202, answers: true, ready: true, lang: "en", visit: null });
+    Object.assign(this, { telemetryPatch: {}, towards: { none: 0.97 }, sensors: { camera: true, mic: true } });
     this.#weights = { card: 0, speech: 0, request: 0 };
     for (const c of CLASSES) this.#fused[c] = c === "none" ? 1 : 0;
     Object.assign(this.modalities.card, { state: "ok", reason: "", age_ms: 60 });
@@ -224,7 +222,7 @@ export class Fake {
       lang: this.lang,
       uptime_s: (Date.now() - this.#startedAt) / 1000,
       ready: this.ready,
-      preview: this.preview,
+      preview: false,
       tier: "avx2",
       fallback: this.isFallback(),
       sensors: this.#devices(),
@@ -251,7 +249,6 @@ export class Fake {
       this.#fused[c] += (goal - this.#fused[c]) * 0.7 + (Math.random() - 0.5) * 0.006;
       this.#fused[c] = Math.min(1, Math.max(0, this.#fused[c]));
     }
-    if (!this.telemetryOn) return;
     const isVoice = this.#weights.speech > 0 && this.modalities.speech.state === "ok";
     const t = Date.now() / 1000;
     const mel = [...Array(MELS).keys()].map((band) => {
@@ -277,14 +274,14 @@ export class Fake {
       stages: { preprocess: us(410, 900), encode: us(2900, 5200), fuse: us(120, 260), decide: us(9, 30), step: us(3500, 6600) },
       temperature_c: 51.5,
       rss_bytes: 48_300_000,
-      clients: [...this.#streams].length,
+      clients: this.#streams.size,
       ...this.telemetryPatch,
     };
-    this.#write(() => `data: ${JSON.stringify(frame)}\n\n`, (s) => s.path === "/api/telemetry");
+    this.#write(`data: ${JSON.stringify(frame)}\n\n`, "/api/telemetry");
   }
 
-  #write(text, to) {
-    for (const s of this.#streams) if (to(s)) s.response.write(text());
+  #write(text, path) {
+    for (const s of this.#streams) if (!path || s.path === path) s.response.write(text);
   }
 
   async #serve(request, response) {
@@ -300,11 +297,6 @@ export class Fake {
     if (path === "/api/state") return json(200, this.state());
     if (path === "/api/catalogue") return json(200, this.catalogue);
     if (path === "/api/events" || path === "/api/telemetry") return this.#stream(path, request, response);
-    if (path === "/api/preview.jpg") {
-      if (!this.preview) return json(404, { error: "the preview is off" });
-      response.writeHead(200, { ...HEADERS, "Content-Type": "image/svg+xml" });
-      return response.end('<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 4 3"><rect width="4" height="3" fill="#456"/></svg>');
-    }
     const name = { "/": "index.html", "/live": "live.html" }[path] ?? /^\/assets\/([\w.-]+)$/.exec(path)?.[1];
     try {
       const body = readFileSync(join(ASSETS, name));

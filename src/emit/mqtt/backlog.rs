@@ -231,8 +231,14 @@ impl Backlog {
     /// Events that the broker has not acknowledged.
     #[must_use]
     pub fn len(&self) -> u64 {
-        let in_memory = self.sent.iter().filter(|s| matches!(s.place, Place::Memory(_))).count() + self.memory.len();
-        in_memory as u64 + self.disk.as_ref().map_or(0, DiskQueue::len)
+        self.len_in_memory() + self.disk.as_ref().map_or(0, DiskQueue::len)
+    }
+
+    /// Those of them that are on no disk: the end of the process loses them.
+    #[must_use]
+    pub fn len_in_memory(&self) -> u64 {
+        let sent = self.sent.iter().filter(|s| matches!(s.place, Place::Memory(_))).count();
+        (sent + self.memory.len()) as u64
     }
 
     /// Whether the broker has everything.

@@ -203,6 +203,12 @@ impl Drop for Service {
         found.events.into_iter().for_each(|event| self.backlog.push(event, now));
         self.backlog.close(now);
         self.tell();
+        let lost = self.backlog.len_in_memory();
+        if lost > 0 {
+            warn!(
+                "mqtt: {lost} events were not delivered and are on no disk: they are lost (mqtt.queue_dir keeps them)"
+            );
+        }
         self.context.meters.connected.set(0);
     }
 }
@@ -425,7 +431,7 @@ impl<'s> Session<'s> {
 
     /// The broker listens.
     fn begin(&mut self) {
-        let Context { options, meters, .. } = &self.context;
+        let (options, meters) = (Arc::clone(&self.context.options), Arc::clone(&self.context.meters));
         let Broker { host, port, tls } = &options.broker;
         let away = self.service.lost_since.take().map(|since| self.context.clock.now() - since);
         let after =
@@ -436,10 +442,8 @@ impl<'s> Session<'s> {
         meters.connected.set(1);
         self.is_linked = true;
         self.service.backlog.link();
-        let is_off = self.service.commands_off_until.is_some_and(|until| self.context.clock.now() < until);
-        if options.commands && !is_off {
-            // the request channel is empty at this moment
-            _ = self.client.try_subscribe(options.topics.commands(), QoS::AtLeastOnce);
+        if self.service.commands_off_until.is_none_or(|until| self.context.clock.now() >= until) {
+            self.subscribe();
         }
         if options.discovery.is_some() {
             self.entities = discovery::entities(&options.device()).into();
@@ -448,6 +452,16 @@ impl<'s> Session<'s> {
         self.publish(availability, true, ONLINE.into(), Handed::Other);
         self.is_state_due = true;
         self.look();
+    }
+
+    /// Reads commands from here on, if they are taken at all.
+    fn subscribe(&mut self) {
+        self.service.commands_off_until = None;
+        let options = &self.context.options;
+        if options.commands {
+            // a request channel without room is tried again at the next connection
+            _ = self.client.try_subscribe(options.topics.commands(), QoS::AtLeastOnce);
+        }
     }
 
     /// Hands a message to the crate; false if there is no room.
@@ -477,7 +491,8 @@ impl<'s> Session<'s> {
         if !self.is_linked {
             return None;
         }
-        let (now, topics) = (self.context.clock.now(), self.context.options.topics.clone());
+        let (now, options) = (self.context.clock.now(), Arc::clone(&self.context.options));
+        let topics = &options.topics;
         while self.service.backlog.in_flight() < WINDOW
             && self.has_room()
             && let Some((ticket, payload)) = self.service.backlog.send()
@@ -497,7 +512,7 @@ impl<'s> Session<'s> {
         }
         if self.is_state_due && self.has_room() {
             let state = self.context.link.state(&self.look);
-            self.is_state_due = !self.publish(topics.state(), true, state, Handed::Other);
+            self.is_state_due = state.is_some_and(|state| !self.publish(topics.state(), true, state, Handed::Other));
         }
         let oldest = self.handed.iter().chain(self.written.values()).filter_map(|h| match h {
             Handed::Event(_, since) => Some(*since),
@@ -519,6 +534,9 @@ impl<'s> Session<'s> {
     fn look(&mut self) {
         self.service.backlog.tick(self.context.clock.now());
         self.service.tell();
+        if self.is_linked && self.service.commands_off_until.is_some_and(|until| self.context.clock.now() >= until) {
+            self.subscribe();
+        }
         let look = self.context.monitor.read(|s| Look {
             visit: s.visit,
             enter: s.enter,
@@ -547,7 +565,7 @@ impl<'s> Session<'s> {
         self.service.overlong = 0;
         let message = Message { name, payload: &publish.payload, retained: publish.retain };
         let (link, meters) = (Arc::clone(&self.context.link), Arc::clone(&self.context.meters));
-        let request = match command::parse(&message, self.look.exit) {
+        let request = match command::parse(&message) {
             Ok(request) => request,
             Err(rejection) => {
                 debug!("mqtt: refused the command {name:?}: {}", rejection.reason);

@@ -134,11 +134,11 @@ struct Marked {
     id: Option<String>,
 }
 
-/// Reads a command. `exit` is the threshold that holds: a sender may set the other one alone.
+/// Reads a command.
 ///
 /// # Errors
 /// [`Rejection`], with the reason for the sender.
-pub fn parse(message: &Message<'_>, exit: f32) -> Result<Request, Rejection> {
+pub fn parse(message: &Message<'_>) -> Result<Request, Rejection> {
     let reject = |why, reason: String, id| Err(Rejection { why, reason, id });
     let Message { name, payload, retained } = *message;
     if retained {
@@ -164,8 +164,9 @@ pub fn parse(message: &Message<'_>, exit: f32) -> Result<Request, Rejection> {
         "text" => serde_json::from_str(text).map(|Text { id, text }| (id, Command::Text(text))),
         "choice" => serde_json::from_str(text).map(|Choice { id, class }| (id, Command::Choose { class })),
         "mute" => serde_json::from_str(text).map(|Mute { id, source, muted }| (id, Command::Mute { source, muted })),
-        "thresholds" => serde_json::from_str(text)
-            .map(|t: Thresholds| (t.id, Command::Thresholds { enter: t.enter, exit: t.exit.unwrap_or(exit) })),
+        "thresholds" => {
+            serde_json::from_str(text).map(|Thresholds { id, enter, exit }| (id, Command::Thresholds { enter, exit }))
+        }
         "language" => serde_json::from_str(text).map(|Language { id, lang }| (id, Command::Language(lang))),
         "reload" => return reject(Why::Unsupported, "reload: not supported by this build".into(), id),
         _ => {
@@ -228,7 +229,7 @@ mod tests {
 
     /// What is wrong with a row.
     fn check(name: &str, payload: &[u8], expected: Result<Command, (&str, &str)>) -> Result<(), String> {
-        let got = parse(&Message { name, payload, retained: false }, 0.45);
+        let got = parse(&Message { name, payload, retained: false });
         let is_as_expected = match (&got, &expected) {
             (Ok(request), Ok(command)) => request.command == *command,
             (Err(rejection), Err((word, reason))) => {
@@ -269,10 +270,10 @@ mod tests {
             ("mute", br#"{"source":"mic","muted":true}"#, Ok(Command::Mute { source: "mic".into(), muted: true })),
             ("mute", br#"{"source":"mic","muted":"yes"}"#, Err(("schema", "invalid type: string"))),
             ("mute", br#"{"source":"mic"}"#, Err(("schema", "missing field `muted`"))),
-            ("thresholds", br#"{"enter":0.8}"#, thresholds(0.8, 0.45)),
-            ("thresholds", br#"{"enter":0.8,"exit":0.3}"#, thresholds(0.8, 0.3)),
+            ("thresholds", br#"{"enter":0.8}"#, thresholds(0.8, None)),
+            ("thresholds", br#"{"enter":0.8,"exit":0.3}"#, thresholds(0.8, Some(0.3))),
             // ranges are the policy's
-            ("thresholds", br#"{"enter":7}"#, thresholds(7.0, 0.45)),
+            ("thresholds", br#"{"enter":7}"#, thresholds(7.0, None)),
             ("thresholds", br#"{"enter":1e400}"#, Err(("schema", "number out of range"))),
             ("thresholds", br#"{"enter":NaN}"#, Err(("schema", "expected value"))),
             ("language", br#"{"lang":"zh"}"#, Ok(Command::Language("zh".into()))),
@@ -281,14 +282,14 @@ mod tests {
         ];
         let wrong: Vec<String> = rows.into_iter().filter_map(|(n, p, e)| check(n, p, e).err()).collect();
         assert!(wrong.is_empty(), "{}", wrong.join("\n"));
-        let kept = parse(&Message { name: "text", payload: br#"{"text":"x"}"#, retained: true }, 0.45).unwrap_err();
+        let kept = parse(&Message { name: "text", payload: br#"{"text":"x"}"#, retained: true }).unwrap_err();
         assert_eq!(kept.why, Why::Retained);
     }
 
     #[test]
     fn an_answer_repeats_the_mark() {
         let marked = br#"{"id":"7","txt":1}"#;
-        let rejection = parse(&Message { name: "text", payload: marked, retained: false }, 0.45).unwrap_err();
+        let rejection = parse(&Message { name: "text", payload: marked, retained: false }).unwrap_err();
         assert_eq!(rejection.id.as_deref(), Some("7"));
         let json = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
         assert_eq!(

@@ -39,7 +39,7 @@ pub struct Device<'a> {
     pub commands: bool,
 }
 
-/// A retained message. Without a payload it takes an entity back.
+/// A retained message.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Entity {
     /// Where.

@@ -195,6 +195,11 @@ impl DiskQueue {
             let cut = writer.set_len(segment.bytes).and_then(|()| writer.seek(SeekFrom::Start(segment.bytes)));
             if cut.is_err() {
                 self.writer = None;
+                if segment.count == 0 {
+                    // its number, and so its file, is used again
+                    self.bytes -= segment.bytes;
+                    self.segments.pop_back();
+                }
             }
             return Err(error);
         }
@@ -288,8 +293,9 @@ impl DiskQueue {
             writer.sync_data()?;
         }
         self.unsynced = false;
-        if std::mem::take(&mut self.is_dir_stale) {
+        if self.is_dir_stale {
             File::open(&self.dir)?.sync_all()?;
+            self.is_dir_stale = false;
         }
         Ok(())
     }
@@ -315,7 +321,7 @@ impl DiskQueue {
     /// Whether every record was read since [`DiskQueue::rewind`].
     #[must_use]
     pub fn is_read(&self) -> bool {
-        self.segments.iter().all(|s| self.next_read >= s.first + s.count)
+        self.segments.back().is_none_or(|s| self.next_read >= s.first + s.count)
     }
 
     /// Bytes on disk.

@@ -122,10 +122,12 @@ impl Link {
         }
     }
 
-    /// The state as JSON.
+    /// The state as JSON; None before the first event.
     #[must_use]
-    pub fn state(&self, look: &Look) -> Vec<u8> {
-        self.lock().view.json(look)
+    pub fn state(&self, look: &Look) -> Option<Vec<u8>> {
+        // a copy, so that an event never waits for the JSON
+        let view = self.lock().view.clone();
+        view.has_begun().then(|| view.json(look))
     }
 
     /// The run is over: waits until the service has delivered or kept what is left, at most for `patience`. Whether it has.

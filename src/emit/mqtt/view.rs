@@ -73,6 +73,12 @@ fn round3(x: f32) -> f32 {
 }
 
 impl View {
+    /// Whether any event was taken in.
+    #[must_use]
+    pub fn has_begun(&self) -> bool {
+        self.events > 0
+    }
+
     /// Takes one event in.
     pub fn fold(&mut self, event: &Event) {
         self.t_us = event.t_us.0;

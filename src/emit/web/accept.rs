@@ -55,7 +55,7 @@ pub(super) async fn accept(listener: TcpListener, router: Router, shared: Arc<Sh
             Ok((stream, peer)) => {
                 shared.counts.connections.inc();
                 let max = shared.clients_max + SHORT_MAX;
-                let Some(seat) = shared.counts.open_connections().take(max) else {
+                let Some(seat) = shared.counts.open_connections.take(max) else {
                     shared.counts.refuse(Reason::Connections);
                     continue;
                 };
@@ -90,11 +90,13 @@ async fn converse(stream: TcpStream, peer: SocketAddr, router: Router, shared: &
         .max_headers(HEADERS_MAX)
         .serve_connection(TokioIo::new(Patient::new(stream)), service);
     let result = poll_fn(|cx| connection.poll_without_shutdown(cx)).await;
+    let http1::Parts { io, read_buf, .. } = connection.into_parts();
     if let Err(error) = &result {
         let io_kind = std::error::Error::source(error).and_then(|s| s.downcast_ref::<io::Error>()).map(io::Error::kind);
         let reason = match io_kind {
             Some(io::ErrorKind::TimedOut) => Some(Reason::SlowClient),
-            _ if error.is_timeout() => Some(Reason::HeaderTimeout),
+            // kept open and not used again: nothing was refused
+            _ if error.is_timeout() => (!read_buf.is_empty()).then_some(Reason::HeaderTimeout),
             _ if error.is_parse() => Some(Reason::Malformed),
             // a client that has gone is none of our doing
             _ => None,
@@ -107,7 +109,7 @@ async fn converse(stream: TcpStream, peer: SocketAddr, router: Router, shared: &
             return;
         }
     }
-    farewell(connection.into_parts().io.into_inner().stream).await;
+    farewell(io.into_inner().stream).await;
 }
 
 /// Says that no more comes, and reads what still does, for a while.

@@ -68,8 +68,10 @@ pub(super) struct Counts {
     pub missed: Arc<Counter>,
     /// Connections whose code panicked.
     pub panics: Arc<Counter>,
-    /// Connections and streams that are open.
-    pub seats: [Seats; 2],
+    /// Connections that are open.
+    pub open_connections: Seats,
+    /// Streams that are open.
+    pub open_streams: Seats,
 }
 
 impl Counts {
@@ -90,10 +92,8 @@ impl Counts {
             lost: counter("attendant_http_events_lost_total", "Events dropped because the server was behind."),
             missed: counter("attendant_http_events_missed_total", "Events that a client could no longer have."),
             panics: counter("attendant_http_panics_total", "Connections that ended in a panic."),
-            seats: [
-                gauge("attendant_http_connections", "Connections that are open."),
-                gauge("attendant_http_streams", "Event streams that are open."),
-            ],
+            open_connections: gauge("attendant_http_connections", "Connections that are open."),
+            open_streams: gauge("attendant_http_streams", "Event streams that are open."),
         }
     }
 
@@ -104,19 +104,10 @@ impl Counts {
 
     /// One more was answered with this status.
     pub fn answer(&self, status: u16) {
-        if let Some(counter) = self.answered.get(usize::from(status / 100).saturating_sub(2)) {
+        let class = usize::from(status / 100).checked_sub(2);
+        if let Some(counter) = class.and_then(|i| self.answered.get(i)) {
             counter.inc();
         }
-    }
-
-    /// Connections that are open.
-    pub fn open_connections(&self) -> &Seats {
-        &self.seats[0]
-    }
-
-    /// Streams that are open.
-    pub fn open_streams(&self) -> &Seats {
-        &self.seats[1]
     }
 }
 
@@ -176,6 +167,7 @@ mod tests {
         registry.write_prometheus(&mut text).unwrap();
         assert!(text.contains("attendant_http_refused_total{reason=\"rate\"} 1\n"), "{text}");
         assert!(text.contains("attendant_http_responses_total{code=\"4xx\"} 1\n"), "{text}");
+        assert!(text.contains("attendant_http_responses_total{code=\"2xx\"} 0\n"), "{text}");
     }
 
     #[test]

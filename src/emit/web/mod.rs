@@ -105,8 +105,8 @@ struct Shared {
     ring: Mutex<ring::Ring>,
     view: Mutex<view::View>,
     bucket: Mutex<guard::Bucket>,
-    /// The sequence number that comes next, whenever it moves.
-    news: watch::Sender<u64>,
+    /// Moves whenever an event has come.
+    news: watch::Sender<()>,
     telemetry: watch::Sender<Bytes>,
 }
 
@@ -120,14 +120,14 @@ impl Shared {
     }
 
     /// Why no decision can be made at present, if none can.
-    fn is_stuck(&self) -> Option<String> {
+    fn why_stuck(&self) -> Option<String> {
         let now = self.clock.now();
         match self.monitor.last_beat() {
             None => Some("the inference loop does not run".into()),
             Some(beat) if now - beat > BEAT_MAX => {
                 Some(format!("the inference loop has not come round for {} ms", (now - beat).as_ms()))
             }
-            Some(_) => self.view().is_stuck(),
+            Some(_) => self.view().why_stuck(),
         }
     }
 }
@@ -188,7 +188,7 @@ pub fn open(setup: Setup) -> (WebSink, Server) {
         ring: Mutex::default(),
         view: Mutex::default(),
         bucket: Mutex::new(guard::Bucket::new()),
-        news: watch::Sender::new(0),
+        news: watch::Sender::new(()),
         telemetry: watch::Sender::new(Bytes::new()),
     });
     let sink = WebSink { shared: Arc::clone(&shared), inbox: to, line: Vec::with_capacity(1024) };
@@ -226,6 +226,7 @@ impl Server {
 }
 
 /// A task that ends with its owner.
+#[derive(Debug)]
 struct Helper(tokio::task::JoinHandle<()>);
 
 impl Drop for Helper {
@@ -239,12 +240,8 @@ async fn herald(shared: Arc<Shared>, inbox: Arc<tokio::sync::Mutex<mpsc::Receive
     let mut inbox = inbox.lock().await;
     while let Some((event, frame)) = inbox.recv().await {
         shared.view().fold(&event);
-        let next = {
-            let mut ring = shared.ring();
-            ring.push(event.seq, frame);
-            ring.next()
-        };
-        shared.news.send_replace(next);
+        shared.ring().push(event.seq, frame);
+        shared.news.send_replace(());
     }
 }
 

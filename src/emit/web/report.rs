@@ -1,6 +1,6 @@
 //! What the server tells of the run: JSON of its state, of its telemetry, of its catalogue, and metrics.
 
-use std::fmt::{self, Write as _};
+use std::fmt;
 use std::sync::Arc;
 
 use serde::Serialize;
@@ -127,7 +127,7 @@ impl Thresholds {
 /// `GET /api/state`
 pub(super) fn state(shared: &Shared) -> Vec<u8> {
     let snapshot = shared.monitor.read(Snapshot::clone);
-    let ready = shared.is_stuck().is_none();
+    let ready = shared.why_stuck().is_none();
     let next = shared.ring().next();
     let view = shared.view();
     let inputs = shared.facts.inputs.iter().map(|(name, source, _)| {
@@ -231,7 +231,7 @@ pub(super) fn telemetry(shared: &Shared) -> Vec<u8> {
         stages: Map(stages.into()),
         temperature_c: s.celsius,
         rss_bytes: resident_bytes(),
-        clients: shared.counts.open_streams().taken(),
+        clients: shared.counts.open_streams.taken(),
     })
 }
 
@@ -257,7 +257,7 @@ pub(super) fn metrics(shared: &Shared) -> Result<String, fmt::Error> {
     e.family("attendant_uptime_seconds", "gauge", "Time since the start of the process.")?;
     e.sample("", shared.clock.now().as_ms() / 1000)?;
     e.family("attendant_ready", "gauge", "Whether decisions can be made.")?;
-    e.sample("", u8::from(shared.is_stuck().is_none()))?;
+    e.sample("", u8::from(shared.why_stuck().is_none()))?;
     e.family("attendant_events_total", "counter", "Events since the start.")?;
     e.sample("", shared.ring().next())?;
     e.family("attendant_visits_total", "counter", "Visits that have started.")?;
@@ -296,7 +296,11 @@ const OF_MODALITIES: [Counted<StageCounters>; 6] = [
     ("attendant_windows_shed_total", "Windows left out because the board was too hot or too busy.", |c| c.shed),
     ("attendant_sample_errors_total", "Samples that could not be preprocessed or encoded.", |c| c.errors),
     ("attendant_source_faults_total", "Times the source reported a fault.", |c| c.faults),
-    ("attendant_samples_muted_total", "Samples left out because the source was muted.", |c| c.muted),
+    (
+        "attendant_samples_muted_total",
+        "Samples left out because the source was muted, or the device was talking.",
+        |c| c.muted,
+    ),
 ];
 
 const OF_SOURCES: [Counted<SourceView>; 3] = [
@@ -351,11 +355,5 @@ fn sources<W: fmt::Write>(e: &mut Exposition<'_, W>, snapshot: &Snapshot) -> fmt
 
 /// `GET /healthz`: a line for people.
 pub(super) fn health(stuck: Option<&str>) -> String {
-    let mut line = String::new();
-    // writing to a string cannot fail
-    let _ = match stuck {
-        None => writeln!(line, "ok"),
-        Some(why) => writeln!(line, "not ready: {why}"),
-    };
-    line
+    stuck.map_or_else(|| "ok\n".to_owned(), |why| format!("not ready: {why}\n"))
 }

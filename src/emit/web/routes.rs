@@ -17,7 +17,7 @@ use axum::response::{IntoResponse as _, Response};
 use axum::routing::{MethodRouter, get, post};
 use tokio::time::timeout;
 
-use crate::signal::{Command, RefusalKind, TEXT_CHARS_MAX};
+use crate::signal::{Command, TEXT_CHARS_MAX};
 
 use super::assets::{Asset, is_match};
 use super::counts::Reason;
@@ -41,7 +41,7 @@ const METRICS: &str = "text/plain; version=0.0.4; charset=utf-8";
 const HEADERS: [(HeaderName, &str); 5] = [
     (
         header::CONTENT_SECURITY_POLICY,
-        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; connect-src 'self'; base-uri 'none'; \
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; base-uri 'none'; \
          form-action 'none'; frame-ancestors 'none'",
     ),
     (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
@@ -58,8 +58,8 @@ type Web = State<Arc<Shared>>;
 /// Every path with what it does.
 fn routes() -> Vec<(&'static str, MethodRouter<Arc<Shared>>)> {
     vec![
-        ("/", get(|headers: HeaderMap| async move { file("index.html", &headers) })),
-        ("/live", get(|headers: HeaderMap| async move { file("live.html", &headers) })),
+        ("/", get(|State(shared): Web, headers: HeaderMap| async move { file(&shared, "index.html", &headers) })),
+        ("/live", get(|State(shared): Web, headers: HeaderMap| async move { file(&shared, "live.html", &headers) })),
         ("/assets/{name}", get(asset)),
         ("/api/events", get(events)),
         ("/api/state", get(|State(shared): Web| async move { fresh(JSON, report::state(&shared)) })),
@@ -90,7 +90,6 @@ pub(super) fn router(shared: &Arc<Shared>) -> Router {
 
 /// Lets a request through to its route, or says why not.
 async fn guarded(State(shared): Web, request: Request, next: Next) -> Response {
-    let is_head = request.method() == Method::HEAD;
     let mut response = match refusal(&shared, &request) {
         None => next.run(request).await,
         Some(response) => response,
@@ -99,7 +98,7 @@ async fn guarded(State(shared): Web, request: Request, next: Next) -> Response {
         response.headers_mut().insert(name, HeaderValue::from_static(value));
     }
     shared.counts.answer(response.status().as_u16());
-    if is_head { response.map(|_| Body::empty()) } else { response }
+    response
 }
 
 /// Why the request goes to no route, whatever route it asks for.
@@ -122,7 +121,7 @@ fn refusal(shared: &Shared, request: &Request) -> Option<Response> {
         return Some(refuse(shared, Reason::Origin, StatusCode::FORBIDDEN, why));
     }
     // the page's files and the health check say nothing about anybody
-    let is_open = path == "/healthz" || !(path.starts_with("/api/") || path == "/metrics");
+    let is_open = !(path.starts_with("/api/") || path == "/metrics");
     if let Some(token) = &shared.token
         && !is_open
         && !guard::has_token(token, headers)
@@ -155,15 +154,14 @@ fn fresh(content_type: &'static str, body: impl Into<Body>) -> Response {
 }
 
 async fn asset(State(shared): Web, Path(name): Path<String>, headers: HeaderMap) -> Response {
-    if Asset::named(&name).is_none() {
-        return refuse(&shared, Reason::NotFound, StatusCode::NOT_FOUND, "the page has no such file");
-    }
-    file(&name, &headers)
+    file(&shared, &name, &headers)
 }
 
 /// A file of the page: unchanged if the client has it.
-fn file(name: &str, headers: &HeaderMap) -> Response {
-    let Some(asset) = Asset::named(name) else { return StatusCode::NOT_FOUND.into_response() };
+fn file(shared: &Shared, name: &str, headers: &HeaderMap) -> Response {
+    let Some(asset) = Asset::named(name) else {
+        return refuse(shared, Reason::NotFound, StatusCode::NOT_FOUND, "the page has no such file");
+    };
     let etag = asset.etag();
     let has_it =
         headers.get(header::IF_NONE_MATCH).and_then(|v| v.to_str().ok()).is_some_and(|given| is_match(given, &etag));
@@ -176,15 +174,15 @@ fn file(name: &str, headers: &HeaderMap) -> Response {
 
 async fn events(State(shared): Web, headers: HeaderMap) -> Response {
     let id = headers.get("last-event-id").and_then(|v| v.to_str().ok());
-    let from = stream::From::parse(id, &shared.run);
-    match shared.counts.open_streams().take(shared.clients_max) {
+    let from = stream::Resume::parse(id, &shared.run);
+    match shared.counts.open_streams.take(shared.clients_max) {
         Some(seat) => streamed(stream::events(&shared, seat, from)),
         None => too_many(&shared),
     }
 }
 
 async fn telemetry(State(shared): Web) -> Response {
-    match shared.counts.open_streams().take(shared.clients_max) {
+    match shared.counts.open_streams.take(shared.clients_max) {
         Some(seat) => streamed(stream::telemetry(&shared, seat)),
         None => too_many(&shared),
     }
@@ -206,7 +204,7 @@ async fn preview(State(shared): Web) -> Response {
 }
 
 async fn health(State(shared): Web) -> Response {
-    let stuck = shared.is_stuck();
+    let stuck = shared.why_stuck();
     let status = if stuck.is_none() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (status, fresh(PLAIN, report::health(stuck.as_deref()))).into_response()
 }
@@ -268,10 +266,8 @@ async fn choice(State(shared): Web, request: Request) -> Response {
 fn send(shared: &Shared, command: Command) -> Response {
     match shared.commands.send(command) {
         Ok(()) => (StatusCode::ACCEPTED, fresh(JSON, r#"{"accepted":true}"#)).into_response(),
-        Err(refusal) if refusal.kind == RefusalKind::Full => {
-            refuse(shared, Reason::Busy, StatusCode::SERVICE_UNAVAILABLE, &refusal.message)
-        }
-        Err(refusal) => refuse(shared, Reason::NotOffered, StatusCode::CONFLICT, &refusal.message),
+        // what the run makes of it shows in the events; here it can only be full
+        Err(refusal) => refuse(shared, Reason::Busy, StatusCode::SERVICE_UNAVAILABLE, &refusal.message),
     }
 }
 

@@ -14,8 +14,8 @@ use hyper::body::Frame;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
-use super::Shared;
 use super::counts::Seat;
+use super::{Helper, Shared};
 
 /// A comment this often keeps proxies from closing, and lets a dead client be noticed.
 const HEARTBEAT: Duration = Duration::from_secs(10);
@@ -33,6 +33,7 @@ const STILL_HERE: Bytes = Bytes::from_static(b": still here\n\n");
 pub(super) struct Stream {
     frames: mpsc::Receiver<Bytes>,
     _seat: Seat,
+    _task: Helper,
 }
 
 impl HttpBody for Stream {
@@ -46,7 +47,7 @@ impl HttpBody for Stream {
 
 /// What `Last-Event-ID` asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum From {
+pub(super) enum Resume {
     /// What is new from here on.
     Now,
     /// What follows this event of this run.
@@ -55,14 +56,14 @@ pub(super) enum From {
     AnotherRun,
 }
 
-impl From {
+impl Resume {
     /// Reads the header: `RUN-SEQ`. What is no id of ours counts as none.
     pub fn parse(id: Option<&str>, run: &str) -> Self {
-        let Some((theirs, seq)) = id.and_then(|id| id.trim().split_once('-')) else { return From::Now };
+        let Some((theirs, seq)) = id.and_then(|id| id.trim().split_once('-')) else { return Resume::Now };
         match seq.parse() {
-            Ok(seq) if theirs == run => From::After(seq),
-            Ok(_) => From::AnotherRun,
-            Err(_) => From::Now,
+            Ok(seq) if theirs == run => Resume::After(seq),
+            Ok(_) => Resume::AnotherRun,
+            Err(_) => Resume::Now,
         }
     }
 }
@@ -81,17 +82,17 @@ fn gap(missed: u64) -> Bytes {
 }
 
 /// The events, as they come.
-pub(super) fn events(shared: &Arc<Shared>, seat: Seat, from: From) -> Stream {
+pub(super) fn events(shared: &Arc<Shared>, seat: Seat, from: Resume) -> Stream {
     let (to, frames) = mpsc::channel(AHEAD);
     let mine = Arc::clone(shared);
     let mut cursor = match from {
-        From::Now => shared.ring().next(),
-        From::After(seq) => seq.saturating_add(1),
-        From::AnotherRun => 0,
+        Resume::Now => shared.ring().next(),
+        Resume::After(seq) => seq.saturating_add(1),
+        Resume::AnotherRun => 0,
     };
-    tokio::spawn(async move {
+    let task = Helper(tokio::spawn(async move {
         let mut news = mine.news.subscribe();
-        let mut is_restart = from == From::AnotherRun;
+        let mut is_restart = from == Resume::AnotherRun;
         if to.send(HELLO).await.is_err() {
             return;
         }
@@ -121,15 +122,15 @@ pub(super) fn events(shared: &Arc<Shared>, seat: Seat, from: From) -> Stream {
                 Err(_) => {}
             }
         }
-    });
-    Stream { frames, _seat: seat }
+    }));
+    Stream { frames, _seat: seat, _task: task }
 }
 
 /// The telemetry, newest only: a client that is behind skips.
 pub(super) fn telemetry(shared: &Arc<Shared>, seat: Seat) -> Stream {
     let (to, frames) = mpsc::channel(1);
     let mut newest = shared.telemetry.subscribe();
-    tokio::spawn(async move {
+    let task = Helper(tokio::spawn(async move {
         if to.send(HELLO).await.is_err() {
             return;
         }
@@ -139,8 +140,8 @@ pub(super) fn telemetry(shared: &Arc<Shared>, seat: Seat) -> Stream {
                 return;
             }
         }
-    });
-    Stream { frames, _seat: seat }
+    }));
+    Stream { frames, _seat: seat, _task: task }
 }
 
 /// The frame of one look at the monitor.
@@ -155,17 +156,17 @@ mod tests {
     #[test]
     fn an_id_says_where_to_go_on() {
         for (id, expect) in [
-            (None, From::Now),
-            (Some("a1-7"), From::After(7)),
-            (Some(" a1-0 "), From::After(0)),
-            (Some("b2-7"), From::AnotherRun),
-            (Some("7"), From::Now),
-            (Some("a1-"), From::Now),
-            (Some("a1--1"), From::Now),
-            (Some("a1-99999999999999999999999"), From::Now),
-            (Some(""), From::Now),
+            (None, Resume::Now),
+            (Some("a1-7"), Resume::After(7)),
+            (Some(" a1-0 "), Resume::After(0)),
+            (Some("b2-7"), Resume::AnotherRun),
+            (Some("7"), Resume::Now),
+            (Some("a1-"), Resume::Now),
+            (Some("a1--1"), Resume::Now),
+            (Some("a1-99999999999999999999999"), Resume::Now),
+            (Some(""), Resume::Now),
         ] {
-            assert_eq!(From::parse(id, "a1"), expect, "{id:?}");
+            assert_eq!(Resume::parse(id, "a1"), expect, "{id:?}");
         }
     }
 

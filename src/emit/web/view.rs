@@ -5,11 +5,8 @@
 
 use std::sync::Arc;
 
-use crate::signal::{Decision, DecisionState, Event, EventKind, ModalityState, OFFER_HOLDS};
+use crate::signal::{Decision, DecisionState, Event, EventKind, MUTED, ModalityState, OFFER_HOLDS};
 use crate::time::Micros;
-
-/// Why an absent modality is no use: what a mute gives as its reason.
-const MUTED: &str = "muted";
 
 /// A modality's last word.
 #[derive(Clone, Debug)]
@@ -68,7 +65,7 @@ impl View {
     }
 
     /// Why nothing can be decided, if nothing can: every modality is stale, failed or muted.
-    pub fn is_stuck(&self) -> Option<String> {
+    pub fn why_stuck(&self) -> Option<String> {
         let is_usable = |s: &Said| match s.state {
             ModalityState::Ok => true,
             ModalityState::Absent => &*s.reason != MUTED,
@@ -112,9 +109,9 @@ mod tests {
     fn nothing_can_be_decided_when_every_modality_is_out() {
         use ModalityState::{Absent, Failed, Ok, Stale};
         let mut view = View::default();
-        assert_eq!(view.is_stuck().as_deref(), Some("the run has not begun"));
+        assert_eq!(view.why_stuck().as_deref(), Some("the run has not begun"));
         view.fold(&event(0, 0, EventKind::Start));
-        assert_eq!(view.is_stuck(), None, "all are waited for");
+        assert_eq!(view.why_stuck(), None, "all are waited for");
         let steps = [
             (says("card", Failed, "unplugged"), true),
             (says("speech", Stale, "no sound"), true),
@@ -126,10 +123,10 @@ mod tests {
         ];
         for (i, (kind, works)) in steps.into_iter().enumerate() {
             view.fold(&event(1, 0, kind));
-            assert_eq!(view.is_stuck().is_none(), works, "step {i}: {:?}", view.is_stuck());
+            assert_eq!(view.why_stuck().is_none(), works, "step {i}: {:?}", view.why_stuck());
         }
         view.fold(&event(1, 0, EventKind::Start));
         view.fold(&event(1, 0, says("card", Failed, "unplugged")));
-        assert_eq!(view.is_stuck().as_deref(), Some("card: unplugged; speech: no sound; request: muted"));
+        assert_eq!(view.why_stuck().as_deref(), Some("card: unplugged; speech: no sound; request: muted"));
     }
 }

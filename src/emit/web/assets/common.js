@@ -26,29 +26,19 @@ function headers(more) {
 }
 
 /** A request to the server: `{ status, data }`; status 0 when there was no answer. Never throws. */
-export async function api(path, { body, timeoutMs = 5000 } = {}) {
+export async function api(path, { body } = {}) {
   try {
     const response = await fetch(path, {
       method: body === undefined ? "GET" : "POST",
       headers: headers(body === undefined ? {} : { "Content-Type": "application/json" }),
       body: body === undefined ? undefined : JSON.stringify(body),
       cache: "no-store",
-      signal: AbortSignal.timeout(timeoutMs),
+      signal: AbortSignal.timeout(5000),
     });
     const data = await response.json().catch(() => null);
     return { status: response.status, data };
   } catch {
     return { status: 0, data: null };
-  }
-}
-
-/** An image of the server as a URL for one `img`, to be revoked by the caller; null when there is none. */
-export async function imageUrl(path) {
-  try {
-    const response = await fetch(path, { headers: headers({}), cache: "no-store", signal: AbortSignal.timeout(3000) });
-    return response.ok ? URL.createObjectURL(await response.blob()) : null;
-  } catch {
-    return null;
   }
 }
 
@@ -92,7 +82,7 @@ export class SseParser {
 /**
  * Reads a stream for as long as the page lives, and reconnects. Over fetch, as EventSource cannot send a token.
  *
- * - `onMessage({ type, data, id })`: `data` is parsed JSON; what is no JSON is skipped.
+ * - `onMessage({ type, data })`: `data` is parsed JSON; what is no JSON is skipped.
  * - `onStatus("open" | "lost", httpStatus)`: 0 when there was no answer.
  */
 export function stream(path, { onMessage, onStatus = () => {} }) {
@@ -122,7 +112,7 @@ export function stream(path, { onMessage, onStatus = () => {} }) {
         // Opaque: which run and which event it names is the server's matter.
         if (id !== null) lastId = id;
         const value = parseJson(data);
-        if (value !== undefined) onMessage({ type, data: value, id });
+        if (value !== undefined) onMessage({ type, data: value });
       });
       const text = response.body.pipeThrough(new TextDecoderStream()).getReader();
       for (;;) {

@@ -19,7 +19,8 @@ const CURTAIN_AFTER_MS = 5000;
 const SENSORS_LOST_MS = 3000;
 const STATE_EVERY_MS = 2000;
 const LEAST_WEIGHT = 0.005;
-const TEXT_CHARS_MAX = 300;
+/** The scene that a decision of this state brings. */
+const SCENES = { enter: "advice", ask: "ask", escalate: "staff" };
 
 const FOOT = {
   idle: ["all_desks"],
@@ -234,7 +235,7 @@ function drawChips() {
   }
   names.forEach((name, i) => {
     const chip = chips.children[i];
-    const told = device.modalities.get(name).state;
+    const told = device.modalities.get(name);
     // Lit at once when something was sent: the server tells of it a moment later.
     const state = visit.said && sourceOf(name) === "text" && told === "absent" ? "ok" : told;
     chip.dataset.state = state;
@@ -331,7 +332,7 @@ function drawWeights(decision) {
       const bar = el("span", { className: "bar", "aria-hidden": "true" }, el("span"));
       bar.firstChild.style.width = `${Math.min(100, m.weight * 100)}%`;
       const value = el("span", { className: "value" }, percent(m.weight));
-      return el("li", {}, el("span", { className: "name" }, senseName(name)), bar, value);
+      return el("li", {}, el("span", {}, senseName(name)), bar, value);
     }),
   );
 }
@@ -407,13 +408,13 @@ function onDecision(event) {
     return;
   }
   if (event.state === "exit") return onExit(event);
-  if (!["enter", "ask", "escalate"].includes(event.state)) return;
+  if (!Object.hasOwn(SCENES, event.state)) return;
   clearTimeout(visit.answerTimer);
   clearTimeout(visit.exitTimer);
   Object.assign(visit, { decision: event, waiting: null, answerTimer: null, shownAtMs: performance.now(), note: "", said: "" });
   setText(byId("said-text"), "");
   byId("said").hidden = true;
-  const next = { enter: "advice", ask: "ask", escalate: "staff" }[event.state];
+  const next = SCENES[event.state];
   drawDecision(event);
   show(next, { focus: next === "ask" ? byId("choices").firstElementChild : null });
   say(adviceText(event).text);
@@ -454,7 +455,6 @@ function tell(note, where) {
 async function sendText() {
   const text = byId("request").value.trim();
   if (!text) return byId("request").focus();
-  if ([...text].length > TEXT_CHARS_MAX) return tell("too_long", "type");
   const mine = visit;
   Object.assign(visit, { said: text, note: "", decision: null, waiting: null, typedAtMs: -Infinity });
   setText(byId("said-text"), text);
@@ -509,14 +509,14 @@ function openDesks() {
 
 function goBack() {
   const state = visit.decision?.state;
-  if (state) show({ enter: "advice", ask: "ask", escalate: "staff" }[state]);
+  if (state) show(SCENES[state]);
   else reset();
 }
 
 // What the server says
 
 /** The visit that `/api/state` tells of, as the event that told of it. */
-const asEvent = (state) => ({ ...state.visit, kind: "decision", seq: state.seq, modalities: state.visit.modalities ?? {} });
+const asEvent = (state) => ({ ...state.visit, kind: "decision", seq: state.seq, modalities: {} });
 
 async function readState() {
   const { status, data } = await api("/api/state");
@@ -571,11 +571,11 @@ async function readCatalogue() {
 const STATES = ["ok", "stale", "absent", "failed"];
 
 function setModality(name, state) {
-  if (STATES.includes(state)) device.modalities.set(name, { state });
+  if (STATES.includes(state)) device.modalities.set(name, state);
 }
 
 const statesOf = (source) =>
-  [...device.modalities].filter(([name]) => sourceOf(name) === source).map(([, m]) => m.state);
+  [...device.modalities].filter(([name]) => sourceOf(name) === source).map(([, state]) => state);
 
 const nothingSenses = () => {
   const states = [...statesOf("camera"), ...statesOf("mic")];
@@ -629,7 +629,10 @@ function onTelemetry({ data }) {
 function onEvent({ type, data }) {
   if (!data || typeof data !== "object") return;
   // What happened in between is not known: the visitor may be another.
-  if (type === "gap") return reset();
+  if (type === "gap") {
+    reset();
+    return takeUp();
+  }
   if (data.kind === "start" || data.kind === "end") {
     device.runs = data.kind === "start";
     drawCurtain();

@@ -1,21 +1,20 @@
 // The integrator's page: shows what the server says, asks for nothing else. Whatever a frame lacks is "not available".
 
-import { api, byId, el, entries, imageUrl, list, number, setText, stream } from "./common.js";
+import { api, byId, el, entries, list, number, setText, stream } from "./common.js";
 
 const HISTORY_S = 60;
 const DECISIONS_MAX = 20;
 const LOG_MAX = 100;
-const PREVIEW_MS = 500;
 const STATE_MS = 2000;
 const NOT_AVAILABLE = "not available";
 
-const device = { state: {}, thresholds: {}, names: new Map(), reasons: new Map(), decided: null, frame: null };
+const device = { state: {}, names: new Map(), reasons: new Map(), decided: null, frame: null };
 const link = { events: "connecting", telemetry: "connecting" };
 /** By modality: what the last minute's frames said, oldest first. */
 const history = new Map();
 
-const fixed = (value, digits = 2) => (number(value) === null ? NOT_AVAILABLE : value.toFixed(digits));
-const ms = (us) => (number(us) === null ? "–" : `${(us / 1000).toFixed(us < 10_000 ? 2 : 1)}`);
+const fixed = (value) => number(value)?.toFixed(2) ?? "–";
+const ms = (us) => (number(us) === null ? "–" : (us / 1000).toFixed(us < 10_000 ? 2 : 1));
 const seconds = (us) => (number(us) === null ? "–" : (us / 1e6).toFixed(1));
 const age = (value) => (number(value) === null ? "–" : value < 10_000 ? `${Math.round(value)} ms` : `${(value / 1000).toFixed(0)} s`);
 
@@ -75,8 +74,8 @@ function drawModalities() {
     setText(row.querySelector("p"), String(device.reasons.get(name) || known.reason || ""));
     const [ageNode, weight, contribution] = row.querySelectorAll(".numbers b");
     setText(ageNode, age(view?.age_ms ?? known.age_ms));
-    setText(weight, number(view?.weight) === null ? "–" : fixed(view.weight));
-    setText(contribution, number(view?.contribution) === null ? "–" : fixed(view.contribution));
+    setText(weight, fixed(view?.weight));
+    setText(contribution, fixed(view?.contribution));
     drawSparkline(row.querySelector("canvas"), history.get(name) ?? []);
   });
 }
@@ -145,8 +144,8 @@ function remember(frame) {
 /** Dark to bright, evenly perceived: five stops of the magma map. */
 const STOPS = [[4, 8, 20], [60, 20, 90], [165, 45, 110], [245, 120, 80], [252, 235, 180]];
 
-function colour(value) {
-  const at = Math.max(0, Math.min(0.9999, (value + 1) / 2)) * (STOPS.length - 1);
+function colour(share) {
+  const at = Math.max(0, Math.min(0.9999, share)) * (STOPS.length - 1);
   const [a, b] = [STOPS[Math.floor(at)], STOPS[Math.floor(at) + 1]];
   return `rgb(${a.map((from, i) => Math.round(from + (b[i] - from) * (at % 1))).join()})`;
 }
@@ -154,18 +153,18 @@ function colour(value) {
 /** Weakest and strongest value that the colours stand for: features have the scale that their bundle gives them. */
 let melRange = null;
 
-/** Where `value` lies in the range, from -1 to 1. The range takes in a new extreme at once and forgets it within a minute. */
+/** Where `value` lies in the range, from 0 to 1. The range takes in a new extreme at once and forgets it within a minute. */
 function melScale(mel) {
   const values = mel.map(number).filter((value) => value !== null);
   const [low, high] = [Math.min(...values), Math.max(...values)];
   const [below, above] = melRange ?? [low, high];
   melRange = [Math.min(low, below + (low - below) / 200), Math.max(high, above + (high - above) / 200)];
   const span = Math.max(melRange[1] - melRange[0], 0.5);
-  return (value) => (2 * (value - melRange[0])) / span - 1;
+  return (value) => (value - melRange[0]) / span;
 }
 
 function drawMel(mel) {
-  const hasMel = Array.isArray(mel) && mel.length > 0;
+  const hasMel = list(mel).some((value) => number(value) !== null);
   byId("mel-none").hidden = hasMel;
   if (!hasMel) return;
   const { c, w, h } = canvasOf(byId("mel"));
@@ -174,7 +173,7 @@ function drawMel(mel) {
   c.drawImage(byId("mel"), -column, 0);
   mel.forEach((value, band) => {
     const [top, bottom] = [h - ((band + 1) / mel.length) * h, h - (band / mel.length) * h];
-    c.fillStyle = colour(number(value) === null ? -1 : scaled(number(value)));
+    c.fillStyle = colour(number(value) === null ? 0 : scaled(value));
     c.fillRect(w - column, Math.floor(top), column, Math.ceil(bottom - top) + 1);
   });
 }
@@ -189,8 +188,8 @@ function drawFused() {
     delete box.dataset.classes;
     return box.replaceChildren(el("p", { className: "none" }, NOT_AVAILABLE));
   }
-  const enter = number(device.thresholds.enter);
-  const exit = number(device.thresholds.exit);
+  const enter = number(device.state.thresholds?.enter);
+  const exit = number(device.state.thresholds?.exit);
   const wanted = JSON.stringify([classes, enter, exit, device.names.size]);
   if (box.dataset.classes !== wanted) {
     box.dataset.classes = wanted;
@@ -296,46 +295,20 @@ function onEvent({ type, data }) {
   }
 }
 
-// State and preview
+// State
 
 async function readState() {
   const { status, data } = await api("/api/state");
-  if (status !== 200 || !data) {
-    if (status === 401 || status === 403) setLink("events", "needs its token (#token=… in the address)");
-    return null;
-  }
+  if (status !== 200 || !data) return;
   device.state = data;
-  device.thresholds = data.thresholds ?? {};
   if (data.visit?.state === "enter") device.decided = data.visit.class ?? null;
   drawFacts();
   if (!device.frame) drawFrame();
-  return data;
-}
-
-let previewUrl = null;
-
-async function drawPreview() {
-  const isOn = device.state.preview === true;
-  byId("preview-off").hidden = isOn;
-  byId("p-preview").classList.toggle("on", isOn);
-  if (!isOn) {
-    byId("preview").hidden = true;
-    byId("preview").removeAttribute("src");
-  } else if (!document.hidden) {
-    const url = await imageUrl("/api/preview.jpg");
-    if (url) {
-      byId("preview").src = url;
-      byId("preview").hidden = false;
-      if (previewUrl) URL.revokeObjectURL(previewUrl);
-      previewUrl = url;
-    }
-  }
-  setTimeout(drawPreview, PREVIEW_MS);
 }
 
 function setLink(name, status) {
   if (link[name] === status) return;
-  if (status === "lost" || link[name] === "lost") note(device.frame?.t_us, status, name, status === "open" ? "connected again" : "connection lost");
+  if (status === "lost" || (status === "open" && link[name] === "lost")) note(device.frame?.t_us, status, name, status === "open" ? "connected again" : "connection lost");
   link[name] = status;
   drawFacts();
 }
@@ -348,7 +321,8 @@ async function start() {
     if (typeof c?.class === "string" && typeof short === "string") device.names.set(c.class, short);
   }
   drawFrame();
-  stream("/api/events", { onMessage: onEvent, onStatus: (status) => setLink("events", status) });
+  const onStatus = (name) => (status, http) => setLink(name, http === 401 ? "needs its token (#token=… in the address)" : status);
+  stream("/api/events", { onMessage: onEvent, onStatus: onStatus("events") });
   stream("/api/telemetry", {
     onMessage: ({ data: frame }) => {
       if (!frame || typeof frame !== "object") return;
@@ -357,10 +331,9 @@ async function start() {
       drawMel(frame.mel);
       drawFrame();
     },
-    onStatus: (status) => setLink("telemetry", status),
+    onStatus: onStatus("telemetry"),
   });
   setInterval(readState, STATE_MS);
-  drawPreview();
 }
 
 start();
