@@ -19,8 +19,8 @@ use crate::preprocess::{
     AudioPreprocessor, ImagePreprocessor, JpegDecoding, PreprocessError, SeriesPreprocessor, TextPreprocessor,
 };
 use crate::signal::{
-    Command, Embedding, Event, EventKind, Frame, Latencies, MAX_MODALITIES, MUTED, ModalityState, ModalityView,
-    Monitor, Refusal, RefusalKind, SCHEMA_VERSION, Sample, Snapshot, TEXT_CHARS_MAX, Tensor, Utterance,
+    Call, Command, Embedding, Event, EventKind, Frame, Latencies, MAX_MODALITIES, MUTED, ModalityState, ModalityView,
+    Monitor, Refusal, RefusalKind, SCHEMA_VERSION, Sample, Snapshot, TEXT_CHARS_MAX, Tape, Tensor, Utterance,
 };
 use crate::time::Micros;
 
@@ -429,6 +429,7 @@ pub struct Pipeline {
     last_step: Option<Micros>,
     fusion_errors: u64,
     meter: Option<Meter>,
+    tape: Option<Box<dyn Tape>>,
     /// Requests that come by command, so that taking one allocates nothing.
     typed: Sample,
 }
@@ -472,6 +473,7 @@ impl Pipeline {
             last_step: None,
             fusion_errors: 0,
             meter: None,
+            tape: None,
             typed: Sample::default(),
             stages,
             fusion,
@@ -509,21 +511,31 @@ impl Pipeline {
 
     /// The event that opens the stream.
     pub fn start(&mut self, now: Micros, events: &mut Vec<Event>) {
-        let event = self.event(now, EventKind::Start);
-        events.push(event);
+        self.taped(now, Call::Start, events, |pipeline, events| {
+            let event = pipeline.event(now, EventKind::Start);
+            events.push(event);
+        });
     }
 
     /// The event that closes the stream.
     pub fn end(&mut self, now: Micros, events: &mut Vec<Event>) {
-        let event = self.event(now, EventKind::End);
-        events.push(event);
+        self.taped(now, Call::End, events, |pipeline, events| {
+            let event = pipeline.event(now, EventKind::End);
+            events.push(event);
+        });
     }
 
     /// Takes a sample of `source`, and appends the events that follow from it. A sample that cannot be used is counted and
     /// logged, and its modality says so; it never stops the others.
     pub fn process(&mut self, source: &str, sample: &Sample, now: Micros, events: &mut Vec<Event>) {
+        self.taped(now, Call::Sample { source, sample }, events, |pipeline, events| {
+            pipeline.take(source, sample, now, events);
+        });
+    }
+
+    fn take(&mut self, source: &str, sample: &Sample, now: Micros, events: &mut Vec<Event>) {
         if let Sample::Fault { reason, .. } = sample {
-            self.fail(source, reason, now, events);
+            self.mark_failed(source, reason, now, events);
             return;
         }
         let began = self.meter.as_ref().map(|m| (m.now_ns)());
@@ -541,7 +553,7 @@ impl Pipeline {
                 fresh |= taken(stage, advanced);
             }
         }
-        self.tick(now, events);
+        self.look(now, events);
         if let (true, Some(meter), Some(began)) = (gave_token, &self.meter, began) {
             meter.record(|l| &l.step, began);
         }
@@ -549,6 +561,12 @@ impl Pipeline {
 
     /// Marks every modality of `source` as failed until it delivers again.
     pub fn fail(&mut self, source: &str, reason: &Arc<str>, now: Micros, events: &mut Vec<Event>) {
+        self.taped(now, Call::Fail { source, reason }, events, |pipeline, events| {
+            pipeline.mark_failed(source, reason, now, events);
+        });
+    }
+
+    fn mark_failed(&mut self, source: &str, reason: &Arc<str>, now: Micros, events: &mut Vec<Event>) {
         for stage in self.stages.iter_mut().filter(|s| *s.source == *source) {
             stage.fault = Some(reason.clone());
             stage.has_token = false;
@@ -559,7 +577,10 @@ impl Pipeline {
     }
 
     /// Encodes one of `divisor` windows of every encoder that takes `kind`; 1 is full speed. What is left out is counted.
-    pub fn slow(&mut self, kind: Kind, divisor: u32) {
+    pub fn slow(&mut self, kind: Kind, divisor: u32, now: Micros) {
+        if let Some(tape) = &mut self.tape {
+            tape.note(now, &Call::Slow { kind: kind.word(), divisor }, &[]);
+        }
         for stage in self.stages.iter_mut().filter(|s| s.takes(kind)) {
             (stage.divisor, stage.turn) = (divisor.max(1), 0);
         }
@@ -567,9 +588,12 @@ impl Pipeline {
 
     /// Appends a notice of `source` that changes no state.
     pub fn notice(&mut self, source: &Arc<str>, notice: &str, reason: Arc<str>, now: Micros, events: &mut Vec<Event>) {
-        let kind = EventKind::Notice { source: source.clone(), notice: notice.into(), reason };
-        let event = self.event(now, kind);
-        events.push(event);
+        let call_reason = Arc::clone(&reason);
+        self.taped(now, Call::Notice { source, notice, reason: &call_reason }, events, |pipeline, events| {
+            let kind = EventKind::Notice { source: source.clone(), notice: notice.into(), reason };
+            let event = pipeline.event(now, kind);
+            events.push(event);
+        });
     }
 
     /// Name and state of every modality, for a line of status.
@@ -579,9 +603,40 @@ impl Pipeline {
 
     /// Looks at the ages if nothing has for [`TICK`]: call it at least that often when no sample comes.
     pub fn tick(&mut self, now: Micros, events: &mut Vec<Event>) {
-        if self.last_step.is_none_or(|last| now.since(last) >= TICK || now < last) {
+        if self.is_due(now) {
+            self.taped(now, Call::Tick, events, |pipeline, events| pipeline.step(now, events));
+        }
+    }
+
+    fn look(&mut self, now: Micros, events: &mut Vec<Event>) {
+        if self.is_due(now) {
             self.step(now, events);
         }
+    }
+
+    fn is_due(&self, now: Micros) -> bool {
+        self.last_step.is_none_or(|last| now.since(last) >= TICK || now < last)
+    }
+
+    /// From here on every call is noted on `tape`; none stops it.
+    pub fn record(&mut self, tape: Option<Box<dyn Tape>>) {
+        self.tape = tape;
+    }
+
+    /// Does `work`, which is `call`, and notes it with the events that followed. Calls inside it are not noted: they would come twice.
+    fn taped<T>(
+        &mut self,
+        now: Micros,
+        call: Call<'_>,
+        events: &mut Vec<Event>,
+        work: impl FnOnce(&mut Self, &mut Vec<Event>) -> T,
+    ) -> T {
+        let Some(mut tape) = self.tape.take() else { return work(self, events) };
+        let before = events.len();
+        let result = work(self, events);
+        tape.note(now, &call, &events[before..]);
+        self.tape = Some(tape);
+        result
     }
 
     /// Fuses the tokens as they are at `now`, decides, and appends events.
@@ -694,6 +749,10 @@ impl Pipeline {
     /// # Errors
     /// [`Refusal`]: what it names is not there, is out of range, or is not offered at this moment. Nothing has changed then.
     pub fn command(&mut self, command: &Command, now: Micros, events: &mut Vec<Event>) -> Result<(), Refusal> {
+        self.taped(now, Call::Command(command), events, |pipeline, events| pipeline.carry_out(command, now, events))
+    }
+
+    fn carry_out(&mut self, command: &Command, now: Micros, events: &mut Vec<Event>) -> Result<(), Refusal> {
         match command {
             Command::Text(text) => self.take_text(text, now, events),
             Command::Choose { class } => self.choose(class, now, events),
@@ -735,7 +794,7 @@ impl Pipeline {
             buffer.clear();
             buffer.push_str(text);
         }
-        self.process(TYPED, &sample, now, events);
+        self.take(TYPED, &sample, now, events);
         self.typed = sample;
         Ok(())
     }
@@ -772,6 +831,10 @@ impl Pipeline {
 
     /// The device itself is talking, or has stopped: meanwhile whatever listens takes no part, so that it does not hear itself.
     pub fn hush(&mut self, is_on: bool, now: Micros, events: &mut Vec<Event>) {
+        self.taped(now, Call::Hush { on: is_on }, events, |pipeline, events| pipeline.set_hushed(is_on, now, events));
+    }
+
+    fn set_hushed(&mut self, is_on: bool, now: Micros, events: &mut Vec<Event>) {
         let mut has_changed = false;
         for stage in self.stages.iter_mut().filter(|s| s.takes(Kind::Audio) && s.is_hushed != is_on) {
             (stage.is_hushed, has_changed) = (is_on, true);

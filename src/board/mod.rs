@@ -199,6 +199,24 @@ pub enum Kind {
     Series,
 }
 
+impl Kind {
+    /// The word for it in files.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Kind::Image => "image",
+            Kind::Audio => "audio",
+            Kind::Series => "series",
+        }
+    }
+
+    /// The kind that a word stands for.
+    #[must_use]
+    pub fn of(word: &str) -> Option<Kind> {
+        [Kind::Image, Kind::Audio, Kind::Series].into_iter().find(|kind| kind.word() == word)
+    }
+}
+
 /// `[gpio.NAME]`: one line of one chip.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct Gpio {

@@ -4,6 +4,7 @@
 //! intents; of the other files it makes sure that they are there, not empty and inside the directory. What is in a model or in
 //! the catalogue is checked by who runs it: [`crate::infer`], [`crate::decide`], [`crate::pipeline`].
 
+pub mod digest;
 mod labels;
 mod locate;
 #[cfg(test)]

@@ -12,6 +12,7 @@ mod infer;
 mod inspect;
 mod npy;
 mod outside;
+mod record;
 mod run;
 mod stream;
 mod table;
@@ -64,13 +65,19 @@ pub struct Arguments {
 }
 
 /// What [`Failure::exit_code`] promises, for `--help`.
-const EXIT_CODES: &str = "Exit codes: 0 done; 1 the check failed (doctor, eval --min); 2 wrong usage; 3 bundle, model or \
+const EXIT_CODES: &str = "Exit codes: 0 done; 1 the check failed (doctor, eval --min, replay --verify); 2 wrong usage; 3 bundle, model or \
 configuration cannot be used; 4 an input cannot be read; 5 an output cannot be written; 6 a working input lost its last source";
 
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Watch the sources, decide, advise (the default)
     Run(Box<run::RunArguments>),
+    /// Run, and write everything that the pipeline is given and answers into a recording
+    Record(Box<record::RecordArguments>),
+    /// Play a recorded run again: the same events, at any speed
+    Replay(record::ReplayArguments),
+    /// What a recording holds, and what it was made with
+    Info(record::InfoArguments),
     /// Score the bundle on labelled rows: {"image":path,"audio":path,"text":string,"label":string}
     Eval(eval::EvalArguments),
     /// What is in a bundle or an ONNX model: operators, shapes, what runs in int8, what is unsupported and why
@@ -209,6 +216,9 @@ pub fn dispatch(arguments: Arguments) -> Result<ExitCode, Failure> {
     let common = Common { bundle, json };
     match command.unwrap_or_else(|| Command::Run(Box::default())) {
         Command::Run(args) => run::run(&common, &args),
+        Command::Record(args) => record::record(&common, &args),
+        Command::Replay(args) => record::run_replay(&common, &args),
+        Command::Info(args) => record::info(&common, &args),
         Command::Eval(args) => eval::run(&common, &args),
         Command::Inspect(args) => inspect::run(&common, &args),
         Command::Bench(args) => bench::run(&common, &args),

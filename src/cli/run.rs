@@ -17,13 +17,14 @@ use attendant::config::runtime::{ClockKind, LogLevel, Runtime, SinkKind, SourceK
 use attendant::emit::summary::{Seen, Segment};
 use attendant::emit::{JsonLines, LiveView, LiveViewOptions, Sink};
 use attendant::pipeline::{Options, Pipeline};
+use attendant::supervise::recorder::Recorder;
 use attendant::supervise::{self, Feed, FileFeed, LiveSource, Opener, Outcome, Pacing, SourceRestarts};
 use attendant::time::{Clock, Micros, MonotonicClock};
 use clap::Args;
 
 use super::devices::{self, Devices};
 use super::outside::{self, Asked, Visitors};
-use super::{Common, Failure};
+use super::{Common, Failure, record};
 
 /// Arguments of `run`.
 #[derive(Clone, Debug, Default, Args)]
@@ -54,6 +55,9 @@ pub struct RunArguments {
     /// Also write every event as a JSON line to this file
     #[arg(long, value_name = "FILE.jsonl")]
     events: Option<PathBuf>,
+    /// Record the run: everything that the pipeline is given and answers (docs/recordings.md)
+    #[arg(long, value_name = "FILE.mcap")]
+    record: Option<PathBuf>,
     /// The outside as the configuration describes it.
     #[arg(skip)]
     asked: Asked,
@@ -172,6 +176,11 @@ fn configured(common: &Common, args: &RunArguments, path: &Path) -> Result<(Comm
 }
 
 impl RunArguments {
+    /// The same, recorded to `path`.
+    pub fn recorded_to(&self, path: &Path) -> Self {
+        RunArguments { record: Some(path.to_owned()), ..self.clone() }
+    }
+
     fn has_files(&self) -> bool {
         self.camera.is_some() || self.mic.is_some() || self.text.is_some() || !self.sensors.is_empty()
     }
@@ -194,8 +203,11 @@ fn run_with(common: &Common, args: &RunArguments) -> Result<ExitCode, Failure> {
             let what = if from_terminal { "--text - waits for a person" } else { "devices deliver at their own speed" };
             return Err(Failure::Usage(format!("--speed max: {what}; give files, or leave --speed out")));
         }
-        let visitors = outside::open(&asked, &pipeline, &clock)?;
-        return run_live(common, args, &mut pipeline, &clock, &stop, visitors);
+        let mut visitors = outside::open(&asked, &pipeline, &clock)?;
+        let recorder = recorder_of(args, &bundle, &options, &mut pipeline, &clock, &mut visitors)?;
+        let result = run_live(common, args, &mut pipeline, &clock, &stop, visitors);
+        recorder.map_or(Ok(()), |recorder| record::finish(recorder, &mut pipeline))?;
+        return result;
     }
     if args.devices.has_lines() {
         let message =
@@ -213,14 +225,31 @@ fn run_with(common: &Common, args: &RunArguments) -> Result<ExitCode, Failure> {
         Box::new(Recording::open(&path)?)
     };
     let mut visitors = outside::open(&asked, &pipeline, &clock)?;
+    let recorder = recorder_of(args, &bundle, &options, &mut pipeline, &clock, &mut visitors)?;
     let outcome = {
         let mut sinks = sinks(common, args, Some(&mut seen))?;
         for sink in visitors.sinks.drain(..) {
             sinks.push(sink);
         }
-        supervise::play(&mut *feed, &mut pipeline, &*clock, pacing, &mut sinks, &stop, &visitors.outside)?
+        supervise::play(&mut *feed, &mut pipeline, &*clock, pacing, &mut sinks, &stop, &visitors.outside)
     };
+    recorder.map_or(Ok(()), |recorder| record::finish(recorder, &mut pipeline))?;
+    let outcome = outcome?;
     finish(common, args, &pipeline, &segments, &seen, &outcome)
+}
+
+/// The recorder that `--record` asks for, started.
+fn recorder_of(
+    args: &RunArguments,
+    bundle: &Bundle,
+    options: &Options,
+    pipeline: &mut Pipeline,
+    clock: &Arc<dyn Clock>,
+    visitors: &mut Visitors,
+) -> Result<Option<Recorder>, Failure> {
+    let Some(path) = &args.record else { return Ok(None) };
+    let notices = visitors.outside.notices.get_or_insert_default();
+    record::start(path, bundle, &options.lang, pipeline, clock, notices).map(Some)
 }
 
 /// What the option and the configuration say of the page together: the option's address wins, and has to be as safe.

@@ -16,7 +16,8 @@ pub const COMMANDS_MAX: usize = 16;
 pub const TEXT_CHARS_MAX: usize = 300;
 
 /// Something asked of a run.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Command {
     /// A typed request: an utterance of the source `text`, at the time it is taken.
     Text(String),

@@ -10,6 +10,7 @@ mod monitor;
 mod notices;
 mod sample;
 mod speaking;
+mod tape;
 mod tensor;
 
 pub use command::{COMMANDS_MAX, Command, Mailbox, Posted, Refusal, RefusalKind, Reply, TEXT_CHARS_MAX};
@@ -21,4 +22,5 @@ pub use monitor::{Latencies, Monitor, SNAPSHOT_EVERY, Snapshot, SourceView};
 pub use notices::{NOTICES_MAX, Notice, Notices};
 pub use sample::{AudioBlock, Frame, FrameSeq, PixelFormat, Reading, Sample, SampleIdx, Utterance};
 pub use speaking::Speaking;
+pub use tape::{Call, Tape};
 pub use tensor::{Embedding, MAX_RANK, Shape, Tensor, TensorData};

@@ -476,7 +476,7 @@ impl<'a> Care<'a> {
         self.celsius_now = (self.celsius)();
         let Some(governor) = &mut self.governor else { return };
         let Some(change) = governor.look(Measured { celsius: self.celsius_now, busy }) else { return };
-        governor.divisors().for_each(|(kind, divisor)| pipeline.slow(kind, divisor));
+        governor.divisors().for_each(|(kind, divisor)| pipeline.slow(kind, divisor, now));
         let notice = if change.level == 0 { "ok" } else { "shed" };
         warn!("board: {notice}, step {}: {}", change.level, change.reason);
         pipeline.notice(&self.board, notice, change.reason.into(), now, events);

@@ -3,7 +3,7 @@
 //! [`play`] drives recordings and files: one thread, samples in the order of their times, at their own speed or as fast as
 //! they can be processed, with the same events either way. [`live`] drives sources that block: a thread each, reopened
 //! with backoff, restarted after a panic; inference stays on the caller's thread. Both attend to the outside ([`Outside`]): commands and
-//! observers. `network` is the thread of sinks that talk to one. Nothing is computed here.
+//! observers. [`recorder`] writes down what a pipeline was asked and [`replay`] asks it again. `network` is the thread of sinks that talk to one. Nothing is computed here.
 
 pub mod budget;
 mod feed;
@@ -13,6 +13,8 @@ pub mod network;
 pub mod notify;
 mod outside;
 mod play;
+pub mod recorder;
+pub mod replay;
 
 use log::warn;
 

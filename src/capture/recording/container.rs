@@ -4,6 +4,7 @@
 //! that a power cut has left unfinished are still delivered; a record is read into one reused buffer; and lengths in a
 //! damaged file are checked before they are believed (the crate's reader overflows on a record that outgrows its chunk).
 
+use std::collections::BTreeMap;
 use std::io::{self, Read};
 use std::sync::Arc;
 
@@ -50,6 +51,8 @@ pub(super) struct Container<R> {
     schemas: Vec<Schema>,
     channels: Vec<Channel>,
     end: Option<Result<(), String>>,
+    is_cut: bool,
+    about: BTreeMap<String, String>,
 }
 
 struct Schema {
@@ -83,11 +86,23 @@ impl<R: Read> Container<R> {
             schemas: Vec::new(),
             channels: Vec::new(),
             end: None,
+            is_cut: false,
+            about: BTreeMap::new(),
         })
     }
 
     pub fn channel(&self, index: usize) -> &Channel {
         &self.channels[index]
+    }
+
+    /// Whether the end that was reached is that of a file whose writer was cut off.
+    pub fn is_cut(&self) -> bool {
+        self.is_cut
+    }
+
+    /// What the recorder said of itself, once the first message has been read.
+    pub fn about(&self) -> &BTreeMap<String, String> {
+        &self.about
     }
 
     /// Body of the message that [`Container::next_message`] returned last.
@@ -128,6 +143,10 @@ impl<R: Read> Container<R> {
                 op::CHANNEL => {
                     self.read_record(opcode, len)?;
                     self.open_channel()?;
+                }
+                op::METADATA if self.chunk.is_none() && self.about.is_empty() => {
+                    self.read_record(opcode, len)?;
+                    self.metadata()?;
                 }
                 op::CHUNK if self.chunk.is_none() => self.enter_chunk(len)?,
                 // what follows is an index over what was read
@@ -181,10 +200,9 @@ impl<R: Read> Container<R> {
     }
 
     fn read_exact(&mut self, into: &mut [u8]) -> Result<(), String> {
-        self.reader.read_exact(into).map_err(|e| match e.kind() {
-            io::ErrorKind::UnexpectedEof => self.cut_off(),
-            _ => self.unreadable(&e),
-        })?;
+        if let Err(e) = self.reader.read_exact(into) {
+            return Err(if e.kind() == io::ErrorKind::UnexpectedEof { self.cut_off() } else { self.unreadable(&e) });
+        }
         self.position += into.len() as u64;
         Ok(())
     }
@@ -304,7 +322,23 @@ impl<R: Read> Container<R> {
         Ok(())
     }
 
-    fn cut_off(&self) -> String {
+    fn metadata(&mut self) -> Result<(), String> {
+        let damaged = || format!("metadata before byte {} is malformed: the file is damaged", self.position);
+        let mut fields = Fields { bytes: &self.record };
+        let name = fields.string().ok_or_else(damaged)?;
+        if name != super::writer::ABOUT {
+            return Ok(());
+        }
+        fields.u32().ok_or_else(damaged)?; // bytes of the map, which is the rest
+        while !fields.bytes.is_empty() {
+            let (key, value) = (fields.string().ok_or_else(damaged)?, fields.string().ok_or_else(damaged)?);
+            self.about.insert(key.into(), value.into());
+        }
+        Ok(())
+    }
+
+    fn cut_off(&mut self) -> String {
+        self.is_cut = true;
         format!(
             "ends in the middle of a record after byte {}, expected the end marker of a finished recording",
             self.position

@@ -28,6 +28,10 @@ pub(super) enum Kind {
     Reading,
     Fault,
     Truth,
+    /// What the pipeline was asked.
+    Call,
+    /// What it answered.
+    Event,
     /// Someone else's.
     Ignored,
 }
@@ -42,6 +46,8 @@ impl Kind {
             "attendant.Reading" => Kind::Reading,
             "attendant.Fault" => Kind::Fault,
             "attendant.Truth" => Kind::Truth,
+            "attendant.Call" => Kind::Call,
+            "attendant.Event" => Kind::Event,
             _ => Kind::Ignored,
         }
     }
@@ -50,7 +56,7 @@ impl Kind {
     pub fn encoding(self) -> Option<&'static str> {
         match self {
             Kind::CompressedImage | Kind::RawImage | Kind::RawAudio => Some("protobuf"),
-            Kind::Text | Kind::Reading | Kind::Fault | Kind::Truth => Some("json"),
+            Kind::Text | Kind::Reading | Kind::Fault | Kind::Truth | Kind::Call | Kind::Event => Some("json"),
             Kind::Ignored => None,
         }
     }
@@ -136,25 +142,37 @@ pub(super) fn audio(body: &[u8], block: &mut AudioBlock) -> Result<(), String> {
             _ => {}
         }
     }
-    if format != b"pcm-s16" {
-        return Err(format!("audio format \"{}\", expected \"pcm-s16\"", shown(format)));
+    let is_f32 = format == super::encode::PCM_F32.as_bytes();
+    if format != b"pcm-s16" && !is_f32 {
+        return Err(format!("audio format \"{}\", expected \"pcm-s16\" or \"pcm-f32\"", shown(format)));
     }
     if !(1..=MAX_RATE_HZ).contains(&rate) || !(1..=MAX_AUDIO_CHANNELS).contains(&channels) {
         return Err(format!(
             "audio of {channels} channels at {rate} Hz, expected 1 to {MAX_AUDIO_CHANNELS} at 1 to {MAX_RATE_HZ} Hz"
         ));
     }
-    let frame_bytes = channels as usize * 2;
+    let sample_bytes = if is_f32 { 4 } else { 2 };
+    let frame_bytes = channels as usize * sample_bytes;
     if data.is_empty() || !data.len().is_multiple_of(frame_bytes) {
         return Err(format!("audio of {} bytes, expected a multiple of {frame_bytes}", data.len()));
     }
-    let scale = 1.0 / (32768.0 * channels as f32);
     block.data.clear();
+    block.sample_rate_hz = rate;
+    if is_f32 {
+        let scale = 1.0 / channels as f32;
+        let sample = |s: &[u8]| f32::from_le_bytes([s[0], s[1], s[2], s[3]]);
+        let frames = data.chunks_exact(frame_bytes);
+        block.data.extend(frames.map(|frame| frame.chunks_exact(4).map(sample).sum::<f32>() * scale));
+        if let Some(i) = block.data.iter().position(|x| !x.is_finite()) {
+            return Err(format!("audio sample {i} is {}, expected a finite number", block.data[i]));
+        }
+        return Ok(());
+    }
+    let scale = 1.0 / (32768.0 * channels as f32);
     block.data.extend(data.chunks_exact(frame_bytes).map(|frame| {
         let sum: i32 = frame.chunks_exact(2).map(|s| i32::from(i16::from_le_bytes([s[0], s[1]]))).sum();
         sum as f32 * scale
     }));
-    block.sample_rate_hz = rate;
     Ok(())
 }
 
@@ -360,7 +378,7 @@ pub(super) fn truth(body: &[u8]) -> Result<Truth, String> {
     Ok(Truth { label, shown, note, ..Truth::default() })
 }
 
-fn json<'a, T: Deserialize<'a>>(schema: &str, body: &'a [u8]) -> Result<T, String> {
+pub(super) fn json<'a, T: Deserialize<'a>>(schema: &str, body: &'a [u8]) -> Result<T, String> {
     serde_json::from_slice(body).map_err(|e| malformed(schema, &e))
 }
 

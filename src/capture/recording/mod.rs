@@ -3,14 +3,19 @@
 //! [`Recording`] streams one file; [`Survey`] reads through it once for what a caller wants to know beforehand. The
 //! supervisor paces the samples; nothing here waits or writes. Foxglove's well-known schemas carry pictures and sound, so
 //! that a field report opens in Foxglove Studio; JSON carries the rest (docs/recordings.md). Times are those of the
-//! messages' `log_time`, counted from the file's first message.
+//! messages' `log_time`, counted from the file's first message. What was recorded from a run also holds the pipeline's calls
+//! ([`tape`]), which replay bit for bit; [`writer`] writes one.
 //!
 //! The file is never held whole: one record is, up to [`MAX_RECORD_BYTES`]. Compressed chunks are refused, because
 //! the decompressors are C libraries that a device would carry only for this.
 
 mod container;
+pub mod encode;
 mod message;
+pub mod tape;
+pub mod writer;
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{BufReader, Read};
 use std::mem;
@@ -66,6 +71,12 @@ pub struct Survey {
     pub sources: Vec<(Arc<str>, u64)>,
     /// Every statement about what is shown, in order.
     pub truths: Vec<Truth>,
+    /// Calls of the pipeline, if it was recorded from a run.
+    pub calls: u64,
+    /// Events that followed from them.
+    pub events: u64,
+    /// What the recorder said of itself.
+    pub about: BTreeMap<String, String>,
 }
 
 /// One buffer for each kind of sample, so that a caller who passes the same [`Sample`] again and again causes no allocation.
@@ -133,7 +144,7 @@ impl<R: Read> Recording<R> {
                      see docs/recordings.md for the schemas",
                 ));
             };
-            if matches!(kind, Kind::Ignored | Kind::Truth) {
+            if matches!(kind, Kind::Ignored | Kind::Truth | Kind::Call | Kind::Event) {
                 continue;
             }
             let source = self.decode(kind, into).map_err(|message| self.damaged(channel, &message))?;
@@ -189,7 +200,7 @@ impl<R: Read> Recording<R> {
                 self.spare.put(into, Sample::Fault { t, reason: intern(&mut self.names, &fault.reason) });
                 return Ok(Some(source));
             }
-            Kind::Truth | Kind::Ignored => unreachable!("passed over by the caller"),
+            Kind::Truth | Kind::Call | Kind::Event | Kind::Ignored => unreachable!("passed over by the caller"),
         }
         Ok(None)
     }
@@ -215,10 +226,34 @@ impl Survey {
     /// As [`Recording::next`].
     pub fn of_recording<R: Read>(mut recording: Recording<R>) -> Result<Survey, CaptureError> {
         let mut survey = Survey::default();
+        survey.fill(&mut recording)?;
+        Ok(survey)
+    }
+
+    /// As [`Survey::of_recording`], but a recording whose writer was cut off is read as far as it goes; the text says how far.
+    ///
+    /// # Errors
+    /// As [`Recording::next`], for other damage.
+    pub fn of_readable<R: Read>(mut recording: Recording<R>) -> Result<(Survey, Option<String>), CaptureError> {
+        let mut survey = Survey::default();
+        match survey.fill(&mut recording) {
+            Err(error) if recording.container.is_cut() => Ok((survey, Some(error.message))),
+            Err(error) => Err(error),
+            Ok(()) => Ok((survey, None)),
+        }
+    }
+
+    fn fill<R: Read>(&mut self, recording: &mut Recording<R>) -> Result<(), CaptureError> {
+        let survey = self;
         while let Some((channel, kind)) = recording.advance()? {
+            if survey.about.is_empty() {
+                survey.about.clone_from(recording.container.about());
+            }
             survey.duration = survey.duration.max(recording.now);
             match kind {
                 Kind::Ignored => continue,
+                Kind::Call => survey.calls += 1,
+                Kind::Event => survey.events += 1,
                 Kind::Truth => {
                     let truth =
                         message::truth(recording.container.body()).map_err(|m| recording.damaged(channel, &m))?;
@@ -236,7 +271,7 @@ impl Survey {
                 }
             }
         }
-        Ok(survey)
+        Ok(())
     }
 }
 

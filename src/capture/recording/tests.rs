@@ -176,6 +176,7 @@ fn a_survey_knows_what_is_shown_when() {
                 shown: vec!["card".into(), "speech".into()],
                 note: "clean".into(),
             }],
+            ..Survey::default()
         }
     );
 }
