@@ -182,7 +182,7 @@ pub fn run_replay(common: &Common, args: &ReplayArguments) -> Result<ExitCode, F
 /// What the recorder of `file` said of itself.
 fn made_with(file: &Path) -> Result<BTreeMap<String, String>, Failure> {
     let mut tape = Taped::open(file)?;
-    tape.next()?;
+    tape.next_entry()?;
     Ok(tape.about().clone())
 }
 
@@ -224,7 +224,7 @@ pub fn info(common: &Common, args: &InfoArguments) -> Result<ExitCode, Failure> 
     };
     if info.calls > 0 {
         let mut tape = Taped::open(file)?;
-        while let Some(entry) = tape.next()? {
+        while let Some(entry) = tape.next_entry()? {
             if let Entry::Call(_, attendant::capture::recording::encode::CallKind::Lost { calls }) = entry {
                 info.lost_calls += calls;
             }

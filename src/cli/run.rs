@@ -206,8 +206,8 @@ fn run_with(common: &Common, args: &RunArguments) -> Result<ExitCode, Failure> {
         let mut visitors = outside::open(&asked, &pipeline, &clock)?;
         let recorder = recorder_of(args, &bundle, &options, &mut pipeline, &clock, &mut visitors)?;
         let result = run_live(common, args, &mut pipeline, &clock, &stop, visitors);
-        recorder.map_or(Ok(()), |recorder| record::finish(recorder, &mut pipeline))?;
-        return result;
+        let recorded = recorder.map_or(Ok(()), |recorder| record::finish(recorder, &mut pipeline));
+        return result.and_then(|code| recorded.map(|()| code));
     }
     if args.devices.has_lines() {
         let message =
@@ -233,9 +233,9 @@ fn run_with(common: &Common, args: &RunArguments) -> Result<ExitCode, Failure> {
         }
         supervise::play(&mut *feed, &mut pipeline, &*clock, pacing, &mut sinks, &stop, &visitors.outside)
     };
-    recorder.map_or(Ok(()), |recorder| record::finish(recorder, &mut pipeline))?;
-    let outcome = outcome?;
-    finish(common, args, &pipeline, &segments, &seen, &outcome)
+    let recorded = recorder.map_or(Ok(()), |recorder| record::finish(recorder, &mut pipeline));
+    let code = finish(common, args, &pipeline, &segments, &seen, &outcome?)?;
+    recorded.map(|()| code)
 }
 
 /// The recorder that `--record` asks for, started.

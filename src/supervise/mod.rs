@@ -3,7 +3,8 @@
 //! [`play`] drives recordings and files: one thread, samples in the order of their times, at their own speed or as fast as
 //! they can be processed, with the same events either way. [`live`] drives sources that block: a thread each, reopened
 //! with backoff, restarted after a panic; inference stays on the caller's thread. Both attend to the outside ([`Outside`]): commands and
-//! observers. [`recorder`] writes down what a pipeline was asked and [`replay`] asks it again. `network` is the thread of sinks that talk to one. Nothing is computed here.
+//! observers. `network` is the thread of sinks that talk to one. Nothing is computed here.
+//! [`recorder`] writes down what a pipeline was asked, and [`replay`] asks it again.
 
 pub mod budget;
 mod feed;

@@ -79,7 +79,7 @@ pub fn replay<R: Read>(
     let (began, mut first) = (clock.now(), None);
     let mut last = Micros::ZERO;
     while !stop.load(Ordering::Relaxed) {
-        let entry = tape.next()?;
+        let entry = tape.next_entry()?;
         match entry {
             None => break,
             Some(Entry::Event) => compare.recorded(tape.event(), last, &mut replayed),

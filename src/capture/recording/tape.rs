@@ -56,7 +56,7 @@ impl<R: Read> Taped<R> {
     ///
     /// # Errors
     /// `Fatal` for a damaged file, and for one without calls.
-    pub fn next(&mut self) -> Result<Option<Entry>, CaptureError> {
+    pub fn next_entry(&mut self) -> Result<Option<Entry>, CaptureError> {
         loop {
             let advanced = match self.recording.advance() {
                 Err(error) if self.recording.container.is_cut() => {
