@@ -2,7 +2,8 @@
 
 Records the kiosk's demo and then measures, side by side in one run: CPU time and decision latency with and without recording
 (alternating, at full speed; what it costs to start, which hashes program and bundle, is measured with one typed line and taken off); replays, which must all give one event hash; kills at random moments (the seed is printed), after
-which `info` must read what is left and `replay --verify` must agree with it.
+which `info` must read what is left and `replay --verify` must agree with it. Where Python's `mcap` and `mcap-protobuf-support` are
+installed (training/requirements.txt), they must read every message and decode the pictures and the sound.
 """
 
 import argparse
@@ -31,6 +32,23 @@ def cpu_s(*args):
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     spent = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     return spent, float(re.search(r"to decision p99 ([\d.]+) ms", done.stdout + done.stderr)[1])
+
+
+def read_by_reference(path):
+    try:
+        from mcap.reader import make_reader
+        from mcap_protobuf.decoder import DecoderFactory
+    except ImportError as e:
+        print(f"skipped: the reference reader is not installed ({e})")
+        return
+    with open(path, "rb") as f:
+        reader = make_reader(f, decoder_factories=[DecoderFactory()])
+        expected = reader.get_summary().statistics.message_count
+        read = sum(1 for _ in reader.iter_messages())
+        decoded = sum(len(m.data) > 0 for *_, m in reader.iter_decoded_messages(topics=["/camera", "/mic"]))
+    print(f"reference reader: {read} of {expected} messages, {decoded} pictures and blocks of sound decoded")
+    if read != expected or decoded == 0:
+        sys.exit(1)
 
 
 def main():
@@ -65,6 +83,7 @@ def main():
         else:
             run(args.program, "record", path, "--speed", "max")
         print(f"recording: {os.path.getsize(path)} bytes")
+        read_by_reference(path)
         hashes, speeds = set(), []
         for _ in range(args.replays):
             began = time.monotonic()

@@ -4,6 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
+use attendant::capture::recording::schema::Schema;
 use attendant::capture::recording::tape::{Entry, Taped};
 use attendant::capture::recording::writer::{Message, RecordingWriter};
 use attendant::capture::recording::{Recording, Survey, encode};
@@ -116,6 +117,8 @@ fn a_file_is_never_overwritten_and_a_recording_without_calls_says_what_to_do() {
     assert_eq!(output.status.code(), Some(5), "{}", text(&output));
     assert!(text(&output).contains("exists"), "{}", text(&output));
     assert_eq!(fs::read(&file).unwrap(), before);
+    let output = run(&["record", "a.mcap", "--record", "b.mcap"]);
+    assert_eq!(output.status.code(), Some(2), "one of the two would be left out unsaid: {}", text(&output));
     let output = run(&["replay", "models/kiosk/demo.mcap"]);
     assert_eq!(output.status.code(), Some(4));
     assert!(text(&output).contains("`attendant run FILE` plays it"), "{}", text(&output));
@@ -191,7 +194,7 @@ fn every_kind_of_sample_comes_back_as_it_was() {
         ("camera", frame(PixelFormat::Yuyv, 4, 2, 8, 16)),
         ("camera", frame(PixelFormat::Nv12, 4, 4, 4, 24)),
         ("mic", sound(vec![0.0, 0.5, -1.0, 32767.0 / 32768.0])),
-        ("mic", sound(vec![0.1, -0.7, 1.0e-9, 1.5])),
+        ("mic", sound(vec![0.1, -0.7, 1.0e-9, 1.5, f32::INFINITY])),
         ("text", Sample::Text(Utterance { t: Micros(5), text: "quotes \" and 中文".into() })),
         ("distance", Sample::Reading(Reading { t: Micros(6), values: vec![0.1, -3.4e38, 1.0e-45] })),
     ];
@@ -209,7 +212,7 @@ fn every_kind_of_sample_comes_back_as_it_was() {
         writer.write(&Message { topic, schema, log_time_ns: sample.t().0 * 1000, body }).unwrap();
         let mut body = Vec::new();
         encode::json(&mut body, &encode::CallBody { now_us: Micros(5000), call: call.clone() });
-        let schema = Some(encode::Schema::Call);
+        let schema = Some(Schema::Call);
         writer.write(&Message { topic: "/call".into(), schema, log_time_ns: 5_000_000, body }).unwrap();
     }
     writer.finish().unwrap();
@@ -235,7 +238,7 @@ fn a_call_without_its_sample_is_damage() {
     let mut body = Vec::new();
     let call = encode::CallKind::Sample { source: "mic".into(), first: 0, gap: 0 };
     encode::json(&mut body, &encode::CallBody { now_us: Micros(1), call });
-    let schema = Some(encode::Schema::Call);
+    let schema = Some(Schema::Call);
     writer.write(&Message { topic: "/call".into(), schema, log_time_ns: 1000, body }).unwrap();
     writer.finish().unwrap();
     let error = Taped::new(Recording::from_reader("x.mcap", &bytes[..]).unwrap()).next_entry().unwrap_err();

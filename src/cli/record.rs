@@ -9,7 +9,7 @@ use std::sync::atomic::AtomicBool;
 
 use attendant::board::BOARD;
 use attendant::bundle::{Bundle, digest};
-use attendant::capture::recording::tape::{Entry, Taped};
+use attendant::capture::recording::tape::Taped;
 use attendant::capture::recording::{Recording, Survey};
 use attendant::emit::{LiveView, LiveViewOptions, Sink};
 use attendant::pipeline::{Options, Pipeline};
@@ -21,7 +21,7 @@ use attendant::time::{Clock, MonotonicClock};
 use clap::Args;
 
 use super::run::{RunArguments, Speed};
-use super::{Common, Failure, out, outln};
+use super::{Common, Failure, outln};
 
 /// Arguments of `record`.
 #[derive(Clone, Debug, Args)]
@@ -54,6 +54,9 @@ pub struct InfoArguments {
 
 /// Runs `record`.
 pub fn record(common: &Common, args: &RecordArguments) -> Result<ExitCode, Failure> {
+    if args.run.is_recorded() {
+        return Err(Failure::Usage("record: the file is the first argument; leave --record out".into()));
+    }
     super::run::run(common, &args.run.recorded_to(&args.out))
 }
 
@@ -145,6 +148,10 @@ pub fn run_replay(common: &Common, args: &ReplayArguments) -> Result<ExitCode, F
     let replayed = replay(&mut tape, &mut pipeline, &clock, pacing, &mut sinks, &stop)?;
     let took = clock.now() - began;
     if !args.verify {
+        differs_in.iter().for_each(|line| log::warn!("{}: made with another {line}", args.file.display()));
+        if replayed.lost_events > 0 {
+            return Err(Failure::Lost { file: "stdout".into(), events: replayed.lost_events });
+        }
         return Ok(ExitCode::SUCCESS);
     }
     if common.json {
@@ -210,7 +217,7 @@ pub fn info(common: &Common, args: &InfoArguments) -> Result<ExitCode, Failure> 
     let file = &args.file;
     let bytes = std::fs::metadata(file).map(|m| m.len()).unwrap_or(0);
     let (survey, cut) = Survey::of_readable(Recording::open(file)?)?;
-    let mut info = Info {
+    let info = Info {
         file,
         bytes,
         duration_s: survey.duration.0 as f64 / 1e6,
@@ -218,18 +225,10 @@ pub fn info(common: &Common, args: &InfoArguments) -> Result<ExitCode, Failure> 
         made_with: survey.about,
         calls: survey.calls,
         events: survey.events,
-        lost_calls: 0,
+        lost_calls: survey.lost_calls,
         truths: survey.truths.len(),
         cut,
     };
-    if info.calls > 0 {
-        let mut tape = Taped::open(file)?;
-        while let Some(entry) = tape.next_entry()? {
-            if let Entry::Call(_, attendant::capture::recording::encode::CallKind::Lost { calls }) = entry {
-                info.lost_calls += calls;
-            }
-        }
-    }
     if common.json {
         common.print_json(&info)?;
         return Ok(ExitCode::SUCCESS);
@@ -249,7 +248,7 @@ pub fn info(common: &Common, args: &InfoArguments) -> Result<ExitCode, Failure> 
         outln!("  {key:<14} {value}");
     }
     if let Some(cut) = &info.cut {
-        out!("  has no end: {cut}\n");
+        outln!("  has no end: {cut}");
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -181,6 +181,11 @@ impl RunArguments {
         RunArguments { record: Some(path.to_owned()), ..self.clone() }
     }
 
+    /// Whether a recording is asked for.
+    pub fn is_recorded(&self) -> bool {
+        self.record.is_some()
+    }
+
     fn has_files(&self) -> bool {
         self.camera.is_some() || self.mic.is_some() || self.text.is_some() || !self.sensors.is_empty()
     }

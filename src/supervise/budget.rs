@@ -66,7 +66,7 @@ impl Governor {
         self.level = level;
         let heat = measured.celsius.map_or(String::new(), |c| format!("{c:.0} C (limit {max:.0} C), "));
         let load = format!("{:.0} % busy (limit {} %)", measured.busy * 100.0, self.budget.busy_percent_max);
-        let rates: Vec<String> = self.divisors().map(|(kind, d)| format!("{} 1/{d}", word(kind))).collect();
+        let rates: Vec<String> = self.divisors().map(|(kind, d)| format!("{} 1/{d}", kind.word())).collect();
         Some(Change { level, reason: format!("{heat}{load}; rates: {}", rates.join(", ")) })
     }
 
@@ -75,14 +75,6 @@ impl Governor {
         let n = self.budget.shed.len().max(1);
         let (rounds, rest) = (self.level / n, self.level % n);
         self.budget.shed.iter().enumerate().map(move |(i, kind)| (*kind, 1 << (rounds + usize::from(i < rest))))
-    }
-}
-
-fn word(kind: Kind) -> &'static str {
-    match kind {
-        Kind::Image => "image",
-        Kind::Audio => "audio",
-        Kind::Series => "series",
     }
 }
 

@@ -6,13 +6,14 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use log::{info, warn};
 
-use crate::capture::recording::encode::{self, CallBody, CallKind, Schema};
+use crate::capture::recording::encode::{self, CallBody, CallKind};
+use crate::capture::recording::schema::Schema;
 use crate::capture::recording::writer::{Message, RecordingWriter, WriteError};
 use crate::queue::{Bounded, Pushed, Taken, Wake, WhenFull};
 use crate::signal::{Call, Event, Notice, Notices, Sample, Tape};
@@ -29,6 +30,9 @@ const SAVE_EVERY: Micros = Micros::from_ms(1000);
 
 /// Bytes of messages after which a recording ends, unless told otherwise.
 pub const BYTES_MAX: u64 = 4 << 30;
+
+/// A buffer that has grown beyond this is let go: as many as the queue has places would otherwise stay.
+const SPARE_BYTES_MAX: usize = 64 << 10;
 
 /// A call with its sample before it and its events after it.
 #[derive(Default)]
@@ -52,6 +56,12 @@ impl Packet {
         message.log_time_ns = t.0 * 1000;
         message.body.clear();
         message
+    }
+
+    /// Lets go of what raw pictures have taken.
+    fn shrink(&mut self) {
+        let large = self.messages.iter_mut().filter(|m| m.body.capacity() > SPARE_BYTES_MAX);
+        large.for_each(|m| m.body = Vec::new());
     }
 
     fn bytes(&self) -> u64 {
@@ -87,6 +97,7 @@ pub struct Recorded {
 
 struct Tapist {
     shared: Arc<Shared>,
+    notices: Arc<Notices>,
     packet: Packet,
     /// Calls left out since the last one that was taken.
     lost: u64,
@@ -113,34 +124,53 @@ impl Recorder {
             lost: AtomicU64::new(0),
             error: Mutex::default(),
         });
-        let mine = Arc::clone(&shared);
+        let (mine, told) = (Arc::clone(&shared), Arc::clone(&notices));
         let thread = thread::Builder::new().name("recorder".into()).spawn(move || {
             if let Err(message) = write(writer, &mine, bytes_max, &*clock) {
-                warn!("recording: {message}");
-                let source: Arc<str> = "recording".into();
-                notices.say(Notice { source, notice: "failed".into(), reason: message.as_str().into() });
-                *mine.error.lock().unwrap_or_else(PoisonError::into_inner) = Some(message);
+                say(&told, "failed", &message);
+                *lock(&mine.error) = Some(message);
             }
             mine.queue.close();
         });
         let thread = thread.map_err(|source| WriteError { path: path.to_owned(), source })?;
-        let tape = Tapist { shared: Arc::clone(&shared), packet: Packet::default(), lost: 0 };
+        let tape = Tapist { shared: Arc::clone(&shared), notices, packet: Packet::default(), lost: 0 };
         Ok((Recorder { shared, thread: Some(thread), path: path.to_owned() }, Box::new(tape)))
     }
 
     /// Ends the recording: everything that waits is written, then the index.
     pub fn finish(mut self) -> Recorded {
-        self.shared.queue.close();
-        if let Some(thread) = self.thread.take()
-            && thread.join().is_err()
-        {
-            warn!("recording: its thread panicked");
-        }
-        let error = self.shared.error.lock().unwrap_or_else(PoisonError::into_inner).take();
+        self.end();
+        let error = lock(&self.shared.error).take();
         let lost = self.shared.lost.load(Ordering::Relaxed);
         info!("recording {}: {lost} calls left out", self.path.display());
         Recorded { path: self.path.clone(), lost, error }
     }
+
+    fn end(&mut self) {
+        self.shared.queue.close();
+        let Some(thread) = self.thread.take() else { return };
+        if thread.join().is_err() {
+            let message = "its thread panicked; what was saved before is readable";
+            lock(&self.shared.error).get_or_insert(message.into());
+        }
+    }
+}
+
+impl Drop for Recorder {
+    /// A run that ends with an error still leaves a whole recording.
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// For the log and for the event stream.
+fn say(notices: &Notices, notice: &str, reason: &str) {
+    warn!("recording: {notice}: {reason}");
+    notices.say(Notice { source: "recording".into(), notice: notice.into(), reason: reason.into() });
 }
 
 impl Tape for Tapist {
@@ -171,20 +201,27 @@ impl Tape for Tapist {
         }
         let bytes = packet.bytes();
         let waiting = self.shared.waiting_bytes.load(Ordering::Relaxed);
-        let is_taken = waiting + bytes <= WAITING_BYTES_MAX && {
+        let pushed = if waiting + bytes > WAITING_BYTES_MAX {
+            Pushed::Dropped
+        } else {
+            // before the push: the other thread takes them off as soon as it is done
             self.shared.waiting_bytes.fetch_add(bytes, Ordering::Relaxed);
             let pushed = self.shared.queue.push(packet);
             if pushed != Pushed::Queued {
                 self.shared.waiting_bytes.fetch_sub(bytes, Ordering::Relaxed);
             }
-            pushed == Pushed::Queued
+            pushed
         };
-        if is_taken {
+        if pushed == Pushed::Queued {
             self.lost = 0;
-        } else {
-            self.lost += 1;
-            self.shared.lost.fetch_add(1, Ordering::Relaxed);
+            return;
         }
+        // the writing thread says itself why it takes no more
+        if self.lost == 0 && pushed == Pushed::Dropped {
+            say(&self.notices, "behind", "the disk is slower than the run; calls are left out, and a replay differs");
+        }
+        self.lost += 1;
+        self.shared.lost.fetch_add(1, Ordering::Relaxed);
     }
 }
 
@@ -193,7 +230,7 @@ fn write(mut writer: RecordingWriter, shared: &Shared, bytes_max: u64, clock: &d
     let mut packet = Packet::default();
     let mut next_save = clock.now() + SAVE_EVERY;
     loop {
-        match shared.queue.pop_timeout(&mut packet, Duration::from(SAVE_EVERY)) {
+        match shared.queue.pop_timeout(&mut packet, Duration::from(next_save - clock.now())) {
             Taken::Item { .. } => {
                 shared.waiting_bytes.fetch_sub(packet.bytes(), Ordering::Relaxed);
                 if writer.written_bytes() + packet.bytes() > bytes_max {
@@ -205,6 +242,7 @@ fn write(mut writer: RecordingWriter, shared: &Shared, bytes_max: u64, clock: &d
                 for message in &packet.messages[..packet.used] {
                     writer.write(message).map_err(|e| e.to_string())?;
                 }
+                packet.shrink();
             }
             Taken::Empty => {}
             Taken::Closed => return writer.finish().map_err(|e| e.to_string()),
@@ -213,5 +251,69 @@ fn write(mut writer: RecordingWriter, shared: &Shared, bytes_max: u64, clock: &d
             next_save = clock.now() + SAVE_EVERY;
             writer.save().map_err(|e| e.to_string())?;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::capture::recording::{Recording, Survey};
+    use crate::signal::Frame;
+    use crate::time::MonotonicClock;
+
+    /// Notes what `notes` does, with room for `bytes_max`; the survey of the file, what was said, and what it came to.
+    fn recorded(bytes_max: u64, notes: impl FnOnce(&mut dyn Tape)) -> (Survey, Vec<Notice>, Recorded) {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("run.mcap");
+        let notices = Arc::<Notices>::default();
+        let clock: Arc<dyn Clock> = Arc::new(MonotonicClock::new());
+        let (recorder, mut tape) =
+            Recorder::start(&path, &BTreeMap::new(), bytes_max, clock, Arc::clone(&notices)).unwrap();
+        notes(&mut *tape);
+        let result = recorder.finish();
+        let survey = Survey::of_recording(Recording::open(&path).unwrap()).unwrap();
+        (survey, std::iter::from_fn(|| notices.take()).collect(), result)
+    }
+
+    fn frame(bytes: usize) -> Sample {
+        Sample::Frame(Frame { width: 1, height: 1, stride: 1, data: vec![0; bytes], ..Frame::default() })
+    }
+
+    #[test]
+    fn what_is_left_out_is_counted_said_once_and_marked_in_the_file() {
+        let too_much = frame(WAITING_BYTES_MAX as usize + 1);
+        let (survey, said, result) = recorded(BYTES_MAX, |tape| {
+            tape.note(Micros(0), &Call::Start, &[]);
+            for t in 1..=2 {
+                tape.note(Micros(t), &Call::Sample { source: "camera", sample: &too_much }, &[]);
+            }
+            tape.note(Micros(3), &Call::End, &[]);
+        });
+        assert_eq!((survey.calls, survey.lost_calls, result.lost, result.error), (2, 2, 2, None));
+        assert_eq!(said.iter().map(|n| &*n.notice).collect::<Vec<_>>(), ["behind"]);
+    }
+
+    #[test]
+    fn a_recording_that_has_its_bytes_is_whole_up_to_there() {
+        let sample = frame(1000);
+        let (survey, said, result) = recorded(2500, |tape| {
+            for t in 0..20 {
+                tape.note(Micros(t), &Call::Sample { source: "camera", sample: &sample }, &[]);
+            }
+        });
+        assert_eq!((survey.calls, survey.lost_calls), (2, 0));
+        assert!(result.error.unwrap().contains("2500 bytes"));
+        assert_eq!(said.iter().map(|n| &*n.notice).collect::<Vec<_>>(), ["failed"]);
+    }
+
+    #[test]
+    fn a_recorder_that_is_dropped_leaves_a_whole_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("run.mcap");
+        let clock: Arc<dyn Clock> = Arc::new(MonotonicClock::new());
+        let (recorder, mut tape) = Recorder::start(&path, &BTreeMap::new(), BYTES_MAX, clock, Arc::default()).unwrap();
+        tape.note(Micros(0), &Call::Start, &[]);
+        drop(recorder);
+        assert_eq!(Survey::of_recording(Recording::open(&path).unwrap()).unwrap().calls, 1);
     }
 }

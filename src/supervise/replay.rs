@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use sha2::{Digest as _, Sha256};
 
 use crate::board::Kind;
+use crate::bundle::digest;
 use crate::capture::recording::encode::CallKind;
 use crate::capture::recording::tape::{Entry, Taped};
 use crate::capture::{CaptureError, ErrorKind};
@@ -18,7 +19,7 @@ use crate::pipeline::Pipeline;
 use crate::signal::Event;
 use crate::time::{Clock, Micros};
 
-use super::{Outcome, Pacing, PlayError, emit_all, flush_all, is_decision};
+use super::{Outcome, Pacing, PlayError, emit_all, flush_all};
 
 /// Differences that are kept; the rest is counted.
 const DIFFERENCES_MAX: usize = 20;
@@ -50,12 +51,14 @@ pub struct Replayed {
     pub differing: u64,
     /// The first of them.
     pub differences: Vec<Difference>,
-    /// Classes entered, as `t_us class`, by the recording and by the replay: equal lists are the same decisions.
+    /// Whether recording and replay have the same decisions: times, classes and states, whatever the probabilities.
     pub decisions_agree: bool,
     /// SHA-256 of the replayed events' lines, each with its line break.
     pub event_hash: String,
     /// Why the recording has no end, if its writer was cut off.
     pub cut: Option<String>,
+    /// Events that a sink could not take.
+    pub lost_events: u64,
     /// Time from the first call to the last.
     pub duration: Micros,
 }
@@ -115,7 +118,8 @@ pub fn replay<R: Read>(
     }
     flush_all(sinks, &mut outcome)?;
     replayed.decisions_agree = compare.decisions[0] == compare.decisions[1];
-    replayed.event_hash = compare.hash.finalize().iter().map(|b| format!("{b:02x}")).collect();
+    replayed.event_hash = digest::hex(&compare.hash.finalize());
+    replayed.lost_events = outcome.lost_events;
     Ok(replayed)
 }
 
@@ -158,7 +162,7 @@ struct Compare {
     hash: Sha256,
     /// Replayed lines that the recording has yet to confirm.
     waiting: VecDeque<String>,
-    /// Entered classes: recorded, replayed.
+    /// Recorded, and replayed as far as the recording goes.
     decisions: [Vec<String>; 2],
 }
 
@@ -167,15 +171,14 @@ impl Compare {
         let line = serde_json::to_string(event).expect("every field of an event has a JSON form");
         self.hash.update(line.as_bytes());
         self.hash.update(b"\n");
-        if is_decision(event) {
-            self.decisions[1].extend(decided(line.as_bytes()));
-        }
         self.waiting.push_back(line);
     }
 
     fn recorded(&mut self, line: &[u8], t_us: Micros, into: &mut Replayed) {
         self.decisions[0].extend(decided(line));
-        match self.waiting.pop_front() {
+        let mine = self.waiting.pop_front();
+        self.decisions[1].extend(mine.as_ref().and_then(|mine| decided(mine.as_bytes())));
+        match mine {
             Some(mine) if mine.as_bytes() == line => {}
             mine => {
                 differ(into, Difference { t_us, recorded: Some(String::from_utf8_lossy(line).into()), replayed: mine })
@@ -186,6 +189,7 @@ impl Compare {
     /// The next call has come: what waits was not recorded.
     fn settle(&mut self, t_us: Micros, into: &mut Replayed) {
         for line in self.waiting.drain(..) {
+            self.decisions[1].extend(decided(line.as_bytes()));
             differ(into, Difference { t_us, recorded: None, replayed: Some(line) });
         }
     }

@@ -12,7 +12,7 @@ use mcap::MAGIC;
 use mcap::records::op;
 
 use super::MAX_RECORD_BYTES;
-use super::message::Kind;
+use super::schema::Schema;
 
 /// More channels or schemas than any device has.
 const MAX_CHANNELS: usize = 256;
@@ -29,7 +29,8 @@ pub(super) struct Channel {
     pub topic: String,
     /// Name of the source in samples: the topic without its slash, for sensors without `/sensor/`.
     pub source: Arc<str>,
-    pub kind: Kind,
+    /// None if it is someone else's.
+    pub schema: Option<Schema>,
 }
 
 /// A message whose body is [`Container::body`].
@@ -48,14 +49,14 @@ pub(super) struct Container<R> {
     record: Vec<u8>,
     sequence: u32,
     chunk: Option<Chunk>,
-    schemas: Vec<Schema>,
+    schemas: Vec<SchemaRecord>,
     channels: Vec<Channel>,
     end: Option<Result<(), String>>,
     is_cut: bool,
     about: BTreeMap<String, String>,
 }
 
-struct Schema {
+struct SchemaRecord {
     id: u16,
     name: String,
 }
@@ -294,7 +295,7 @@ impl<R: Read> Container<R> {
         if self.schemas.len() == MAX_CHANNELS {
             return Err(format!("has more than {MAX_CHANNELS} schemas"));
         }
-        self.schemas.push(Schema { id, name: name.into() });
+        self.schemas.push(SchemaRecord { id, name: name.into() });
         Ok(())
     }
 
@@ -312,13 +313,12 @@ impl<R: Read> Container<R> {
             return Err(format!("has more than {MAX_CHANNELS} channels"));
         }
         let schema = self.schemas.iter().find(|s| s.id == schema).map_or("", |s| s.name.as_str());
-        let kind = Kind::of(schema);
-        if kind.encoding().is_some_and(|expected| expected != encoding) {
-            let expected = kind.encoding().unwrap_or_default();
+        let known = Schema::of(schema);
+        if let Some(expected) = known.map(Schema::encoding).filter(|expected| *expected != encoding) {
             return Err(format!("channel {topic} ({schema}) is encoded as {encoding:?}, expected {expected:?}"));
         }
         let source = topic.strip_prefix("/sensor/").or(topic.strip_prefix('/')).unwrap_or(topic).into();
-        self.channels.push(Channel { id, topic: topic.into(), source, kind });
+        self.channels.push(Channel { id, topic: topic.into(), source, schema: known });
         Ok(())
     }
 

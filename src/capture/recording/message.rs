@@ -5,7 +5,9 @@ use std::borrow::Cow;
 use serde::Deserialize;
 use serde::de::{DeserializeSeed, SeqAccess, Visitor};
 
-use super::Truth;
+use super::encode::CallBody;
+use super::schema::Schema;
+use super::{Truth, encode};
 use crate::capture::jpeg::jpeg_size;
 use crate::signal::{AudioBlock, Frame, PixelFormat};
 
@@ -18,53 +20,9 @@ const MAX_RATE_HZ: u32 = 768_000;
 /// More than any sensor.
 const MAX_VALUES: usize = 4096;
 
-/// What the messages of a channel are, by the name of its schema.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
-    CompressedImage,
-    RawImage,
-    RawAudio,
-    Text,
-    Reading,
-    Fault,
-    Truth,
-    /// What the pipeline was asked.
-    Call,
-    /// What it answered.
-    Event,
-    /// Someone else's.
-    Ignored,
-}
-
-impl Kind {
-    pub fn of(schema: &str) -> Kind {
-        match schema {
-            "foxglove.CompressedImage" => Kind::CompressedImage,
-            "foxglove.RawImage" => Kind::RawImage,
-            "foxglove.RawAudio" => Kind::RawAudio,
-            "attendant.Text" => Kind::Text,
-            "attendant.Reading" => Kind::Reading,
-            "attendant.Fault" => Kind::Fault,
-            "attendant.Truth" => Kind::Truth,
-            "attendant.Call" => Kind::Call,
-            "attendant.Event" => Kind::Event,
-            _ => Kind::Ignored,
-        }
-    }
-
-    /// The only message encoding that the schema comes in.
-    pub fn encoding(self) -> Option<&'static str> {
-        match self {
-            Kind::CompressedImage | Kind::RawImage | Kind::RawAudio => Some("protobuf"),
-            Kind::Text | Kind::Reading | Kind::Fault | Kind::Truth | Kind::Call | Kind::Event => Some("json"),
-            Kind::Ignored => None,
-        }
-    }
-}
-
 /// Fills size, stride, format and data of `frame` from a `foxglove.CompressedImage` or a `foxglove.RawImage`.
-pub(super) fn image(kind: Kind, body: &[u8], frame: &mut Frame) -> Result<(), String> {
-    if kind == Kind::RawImage { raw_image(body, frame) } else { compressed_image(body, frame) }
+pub(super) fn image(schema: Schema, body: &[u8], frame: &mut Frame) -> Result<(), String> {
+    if schema == Schema::RawImage { raw_image(body, frame) } else { compressed_image(body, frame) }
 }
 
 fn compressed_image(body: &[u8], frame: &mut Frame) -> Result<(), String> {
@@ -142,7 +100,7 @@ pub(super) fn audio(body: &[u8], block: &mut AudioBlock) -> Result<(), String> {
             _ => {}
         }
     }
-    let is_f32 = format == super::encode::PCM_F32.as_bytes();
+    let is_f32 = format == encode::PCM_F32.as_bytes();
     if format != b"pcm-s16" && !is_f32 {
         return Err(format!("audio format \"{}\", expected \"pcm-s16\" or \"pcm-f32\"", shown(format)));
     }
@@ -163,9 +121,6 @@ pub(super) fn audio(body: &[u8], block: &mut AudioBlock) -> Result<(), String> {
         let sample = |s: &[u8]| f32::from_le_bytes([s[0], s[1], s[2], s[3]]);
         let frames = data.chunks_exact(frame_bytes);
         block.data.extend(frames.map(|frame| frame.chunks_exact(4).map(sample).sum::<f32>() * scale));
-        if let Some(i) = block.data.iter().position(|x| !x.is_finite()) {
-            return Err(format!("audio sample {i} is {}, expected a finite number", block.data[i]));
-        }
         return Ok(());
     }
     let scale = 1.0 / (32768.0 * channels as f32);
@@ -364,6 +319,11 @@ pub(super) fn fault(body: &[u8]) -> Result<FaultBody<'_>, String> {
     json("attendant.Fault", body)
 }
 
+/// A call of the pipeline.
+pub(super) fn call(body: &[u8]) -> Result<CallBody, String> {
+    json("attendant.Call", body)
+}
+
 /// `{"label": ..., "shown": [...], "note": ...}`, without its time.
 pub(super) fn truth(body: &[u8]) -> Result<Truth, String> {
     #[derive(Deserialize)]
@@ -378,7 +338,7 @@ pub(super) fn truth(body: &[u8]) -> Result<Truth, String> {
     Ok(Truth { label, shown, note, ..Truth::default() })
 }
 
-pub(super) fn json<'a, T: Deserialize<'a>>(schema: &str, body: &'a [u8]) -> Result<T, String> {
+fn json<'a, T: Deserialize<'a>>(schema: &str, body: &'a [u8]) -> Result<T, String> {
     serde_json::from_slice(body).map_err(|e| malformed(schema, &e))
 }
 

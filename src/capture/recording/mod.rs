@@ -12,6 +12,7 @@
 mod container;
 pub mod encode;
 mod message;
+pub mod schema;
 pub mod tape;
 pub mod writer;
 
@@ -27,7 +28,8 @@ use crate::signal::{AudioBlock, Frame, Reading, Sample, Utterance};
 use crate::time::Micros;
 
 use container::{Channel, Container};
-use message::Kind;
+use encode::{CallBody, CallKind};
+use schema::Schema;
 
 /// The longest record that is read: a 4K RGB frame fits.
 pub const MAX_RECORD_BYTES: u64 = 32 << 20;
@@ -73,6 +75,8 @@ pub struct Survey {
     pub truths: Vec<Truth>,
     /// Calls of the pipeline, if it was recorded from a run.
     pub calls: u64,
+    /// Calls that the recorder left out.
+    pub lost_calls: u64,
     /// Events that followed from them.
     pub events: u64,
     /// What the recorder said of itself.
@@ -134,7 +138,7 @@ impl<R: Read> Recording<R> {
     /// any sample. Calling again returns the same error.
     pub fn next(&mut self, into: &mut Sample) -> Result<Option<Arc<str>>, CaptureError> {
         loop {
-            let Some((channel, kind)) = self.advance()? else {
+            let Some((channel, schema)) = self.advance()? else {
                 if self.samples > 0 {
                     return Ok(None);
                 }
@@ -144,10 +148,10 @@ impl<R: Read> Recording<R> {
                      see docs/recordings.md for the schemas",
                 ));
             };
-            if matches!(kind, Kind::Ignored | Kind::Truth | Kind::Call | Kind::Event) {
+            let Some(schema) = schema.filter(|s| !matches!(s, Schema::Truth | Schema::Call | Schema::Event)) else {
                 continue;
-            }
-            let source = self.decode(kind, into).map_err(|message| self.damaged(channel, &message))?;
+            };
+            let source = self.decode(schema, into).map_err(|message| self.damaged(channel, &message))?;
             self.samples += 1;
             return Ok(Some(match source {
                 Some(failed) => failed,
@@ -157,7 +161,7 @@ impl<R: Read> Recording<R> {
     }
 
     /// Reads up to the next message, of any kind, and notes its time.
-    fn advance(&mut self) -> Result<Option<(usize, Kind)>, CaptureError> {
+    fn advance(&mut self) -> Result<Option<(usize, Option<Schema>)>, CaptureError> {
         let message = self.container.next_message().map_err(|message| {
             let readable = format!("{} samples up to {} were readable before that", self.samples, self.now);
             CaptureError::fatal(&*self.name, format!("{message}; {readable}"))
@@ -165,42 +169,42 @@ impl<R: Read> Recording<R> {
         let Some(message) = message else { return Ok(None) };
         let start_ns = *self.start_ns.get_or_insert(message.log_time_ns);
         self.now = Micros(message.log_time_ns.saturating_sub(start_ns) / 1000);
-        Ok(Some((message.channel, self.container.channel(message.channel).kind)))
+        Ok(Some((message.channel, self.container.channel(message.channel).schema)))
     }
 
     /// Decodes the message at hand. The source is the channel's own unless it says otherwise.
-    fn decode(&mut self, kind: Kind, into: &mut Sample) -> Result<Option<Arc<str>>, String> {
+    fn decode(&mut self, schema: Schema, into: &mut Sample) -> Result<Option<Arc<str>>, String> {
         let body = self.container.body();
         let (t, sequence) = (self.now, self.container.sequence());
-        match kind {
-            Kind::CompressedImage | Kind::RawImage => {
+        match schema {
+            Schema::CompressedImage | Schema::RawImage => {
                 let frame = self.spare.frame(into);
                 frame.t = t;
                 frame.seq.0 = u64::from(sequence);
-                message::image(kind, body, frame)?;
+                message::image(schema, body, frame)?;
             }
-            Kind::RawAudio => {
+            Schema::RawAudio => {
                 let block = self.spare.audio(into);
                 message::audio(body, block)?;
                 self.audio.place(t, block);
             }
-            Kind::Text => {
+            Schema::Text => {
                 let utterance = self.spare.text(into);
                 utterance.t = t;
                 message::text(body, &mut utterance.text)?;
             }
-            Kind::Reading => {
+            Schema::Reading => {
                 let reading = self.spare.reading(into);
                 reading.t = t;
                 message::reading(body, &mut reading.values)?;
             }
-            Kind::Fault => {
+            Schema::Fault => {
                 let fault = message::fault(body)?;
                 let source = intern(&mut self.names, &fault.source);
                 self.spare.put(into, Sample::Fault { t, reason: intern(&mut self.names, &fault.reason) });
                 return Ok(Some(source));
             }
-            Kind::Truth | Kind::Call | Kind::Event | Kind::Ignored => unreachable!("passed over by the caller"),
+            Schema::Truth | Schema::Call | Schema::Event => unreachable!("passed over by the caller"),
         }
         Ok(None)
     }
@@ -245,23 +249,27 @@ impl Survey {
 
     fn fill<R: Read>(&mut self, recording: &mut Recording<R>) -> Result<(), CaptureError> {
         let survey = self;
-        while let Some((channel, kind)) = recording.advance()? {
+        while let Some((channel, schema)) = recording.advance()? {
             if survey.about.is_empty() {
                 survey.about.clone_from(recording.container.about());
             }
             survey.duration = survey.duration.max(recording.now);
-            match kind {
-                Kind::Ignored => continue,
-                Kind::Call => survey.calls += 1,
-                Kind::Event => survey.events += 1,
-                Kind::Truth => {
+            match schema {
+                None => continue,
+                Some(Schema::Event) => survey.events += 1,
+                Some(Schema::Call) => match message::call(recording.container.body()) {
+                    Ok(CallBody { call: CallKind::Lost { calls }, .. }) => survey.lost_calls += calls,
+                    Ok(_) => survey.calls += 1,
+                    Err(m) => return Err(recording.damaged(channel, &m)),
+                },
+                Some(Schema::Truth) => {
                     let truth =
                         message::truth(recording.container.body()).map_err(|m| recording.damaged(channel, &m))?;
                     survey.truths.push(Truth { t: recording.now, ..truth });
                 }
                 // a fault is no sample of its channel
-                Kind::Fault => recording.samples += 1,
-                _ => {
+                Some(Schema::Fault) => recording.samples += 1,
+                Some(_) => {
                     recording.samples += 1;
                     let source = &recording.container.channel(channel).source;
                     match survey.sources.iter_mut().find(|(name, _)| name == source) {

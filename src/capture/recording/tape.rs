@@ -12,7 +12,8 @@ use crate::time::Micros;
 
 use super::Recording;
 use super::encode::{CallBody, CallKind};
-use super::message::{self, Kind};
+use super::message;
+use super::schema::Schema;
 
 /// A recorded run, call by call.
 pub struct Taped<R = BufReader<File>> {
@@ -65,26 +66,26 @@ impl<R: Read> Taped<R> {
                 }
                 other => other?,
             };
-            let Some((channel, kind)) = advanced else {
+            let Some((channel, schema)) = advanced else {
                 if self.calls > 0 {
                     return Ok(None);
                 }
                 let message = "holds no calls, so that it was not recorded from a run; `attendant run FILE` plays it";
                 return Err(CaptureError::fatal(&*self.recording.name, message));
             };
-            match kind {
-                Kind::Ignored | Kind::Truth => {}
-                Kind::Event => {
+            match schema {
+                None | Some(Schema::Truth) => {}
+                Some(Schema::Event) => {
                     self.event.clear();
                     self.event.extend_from_slice(self.recording.container.body());
                     return Ok(Some(Entry::Event));
                 }
-                Kind::Call => {
+                Some(Schema::Call) => {
                     let entry = self.call().map_err(|m| self.recording.damaged(channel, &m))?;
                     self.calls += 1;
                     return Ok(Some(entry));
                 }
-                sample => {
+                Some(sample) => {
                     let own = self.recording.decode(sample, &mut self.sample);
                     let own = own.map_err(|m| self.recording.damaged(channel, &m))?;
                     let of = || Arc::clone(&self.recording.container.channel(channel).source);
@@ -95,7 +96,7 @@ impl<R: Read> Taped<R> {
     }
 
     fn call(&mut self) -> Result<Entry, String> {
-        let CallBody { now_us, call } = message::json("attendant.Call", self.recording.container.body())?;
+        let CallBody { now_us, call } = message::call(self.recording.container.body())?;
         if let CallKind::Sample { source, first, gap } = &call {
             if self.source.take().is_none_or(|of| *of != **source) {
                 return Err(format!("a call takes a sample of {source}, but none came before it"));

@@ -12,7 +12,7 @@ use mcap::records::{MessageHeader, Metadata};
 use mcap::write::NoSeek;
 use mcap::{McapError, WriteOptions, Writer};
 
-use super::encode::Schema;
+use super::schema::Schema;
 
 /// Name of the metadata record that says what was recorded with what.
 pub const ABOUT: &str = "attendant";
@@ -53,6 +53,8 @@ pub struct RecordingWriter<W: Write = BufWriter<File>> {
     /// Bytes since the last chunk ended.
     open_bytes: usize,
     written_bytes: u64,
+    /// Whether the disk has been told of everything.
+    is_saved: bool,
 }
 
 impl RecordingWriter {
@@ -87,7 +89,15 @@ impl<W: Write> RecordingWriter<W> {
         writer.write_metadata(&Metadata { name: ABOUT.into(), metadata: about.clone() }).map_err(failed)?;
         writer.flush().map_err(failed)?;
         let path = path.to_owned();
-        Ok(RecordingWriter { path, writer, file: None, channels: Vec::new(), open_bytes: 0, written_bytes: 0 })
+        Ok(RecordingWriter {
+            path,
+            writer,
+            file: None,
+            channels: Vec::new(),
+            open_bytes: 0,
+            written_bytes: 0,
+            is_saved: false,
+        })
     }
 
     /// Appends a message to the open chunk.
@@ -113,15 +123,16 @@ impl<W: Write> RecordingWriter<W> {
         };
         *sequence = sequence.wrapping_add(1);
         self.writer.write_to_known_channel(&header, &message.body).map_err(|e| self.failed(e))?;
+        self.is_saved = false;
         self.open_bytes += message.body.len();
         self.written_bytes += message.body.len() as u64;
         if self.open_bytes >= CHUNK_BYTES_MAX { self.end_chunk() } else { Ok(()) }
     }
 
     fn open_channel(&mut self, topic: &str, schema: Schema) -> Result<u16, McapError> {
-        let (encoding, described_by, description) = schema.described();
+        let (described_by, description) = schema.described();
         let id = self.writer.add_schema(schema.name(), described_by, &description)?;
-        self.writer.add_channel(id, topic, encoding, &BTreeMap::new())
+        self.writer.add_channel(id, topic, schema.encoding(), &BTreeMap::new())
     }
 
     fn failed(&self, error: McapError) -> WriteError {
@@ -138,13 +149,19 @@ impl<W: Write> RecordingWriter<W> {
     /// # Errors
     /// [`WriteError`].
     pub fn save(&mut self) -> Result<(), WriteError> {
+        if self.is_saved {
+            return Ok(());
+        }
         if self.open_bytes > 0 {
             self.end_chunk()?;
         }
-        match &self.file {
-            Some(file) => file.sync_data().map_err(|source| WriteError { path: self.path.clone(), source }),
-            None => Ok(()),
-        }
+        self.is_saved = true;
+        self.sync()
+    }
+
+    fn sync(&self) -> Result<(), WriteError> {
+        let failed = |source| WriteError { path: self.path.clone(), source };
+        self.file.as_ref().map_or(Ok(()), |file| file.sync_data().map_err(failed))
     }
 
     /// Bytes of the messages written.
@@ -159,10 +176,7 @@ impl<W: Write> RecordingWriter<W> {
     /// [`WriteError`].
     pub fn finish(mut self) -> Result<(), WriteError> {
         self.writer.finish().map_err(|e| self.failed(e))?;
-        match &self.file {
-            Some(file) => file.sync_data().map_err(|source| WriteError { path: self.path.clone(), source }),
-            None => Ok(()),
-        }
+        self.sync()
     }
 }
 
