@@ -3,6 +3,8 @@
 //! Called by the supervisor with samples and the time, and by `eval` and `bench` one input at a time. It has no thread and
 //! no clock: the same samples at the same times give the same events. After warm-up it allocates nothing of its own.
 
+mod tokens;
+
 use std::sync::Arc;
 
 use log::{debug, info, warn};
@@ -23,6 +25,8 @@ use crate::signal::{
     Monitor, Refusal, RefusalKind, SCHEMA_VERSION, Sample, Snapshot, TEXT_CHARS_MAX, Tape, Tensor, Utterance,
 };
 use crate::time::Micros;
+
+use tokens::Answers;
 
 pub use crate::signal::StageCounters;
 
@@ -85,6 +89,14 @@ pub enum PipelineError {
         encoder: String,
         /// Why.
         source: PreprocessError,
+    },
+    /// A recorded token that this bundle cannot take.
+    #[error("a recorded token of encoder {encoder}: {reason}; replay it with the bundle that it was made with")]
+    Token {
+        /// The encoder.
+        encoder: String,
+        /// What does not fit.
+        reason: String,
     },
     /// An input of one kind for an encoder of another.
     #[error("encoder {encoder} takes {expected}, not {given}")]
@@ -359,11 +371,16 @@ impl Stage {
     fn encode(&mut self, t: Micros, meter: Option<&Meter>) -> Result<(), StageError> {
         timed(meter, |l| &l.encode, || self.encoder.encode(&self.input, t, &mut self.embedding))
             .map_err(StageError::Infer)?;
+        self.accept();
+        Ok(())
+    }
+
+    /// The embedding is a fresh token.
+    fn accept(&mut self) {
         self.has_token = true;
         self.fault = None;
         self.last_error = None;
         self.counters.windows += 1;
-        Ok(())
     }
 
     fn age(&self, now: Micros) -> Option<Micros> {
@@ -430,6 +447,8 @@ pub struct Pipeline {
     fusion_errors: u64,
     meter: Option<Meter>,
     tape: Option<Box<dyn Tape>>,
+    /// What the encoders make of the sample at hand, while a tape wants it.
+    answers: Answers,
     /// Requests that come by command, so that taking one allocates nothing.
     typed: Sample,
 }
@@ -474,6 +493,7 @@ impl Pipeline {
             fusion_errors: 0,
             meter: None,
             tape: None,
+            answers: Answers::default(),
             typed: Sample::default(),
             stages,
             fusion,
@@ -528,6 +548,9 @@ impl Pipeline {
     /// Takes a sample of `source`, and appends the events that follow from it. A sample that cannot be used is counted and
     /// logged, and its modality says so; it never stops the others.
     pub fn process(&mut self, source: &str, sample: &Sample, now: Micros, events: &mut Vec<Event>) {
+        if self.keeps_tokens() {
+            return self.process_for_tokens(source, sample, now, events);
+        }
         self.taped(now, Call::Sample { source, sample }, events, |pipeline, events| {
             pipeline.take(source, sample, now, events);
         });
@@ -540,17 +563,19 @@ impl Pipeline {
         }
         let began = self.meter.as_ref().map(|m| (m.now_ns)());
         let mut fresh = false;
+        self.answers.begin();
         for stage in self.stages.iter_mut().filter(|s| *s.source == *source) {
             let offered = stage.offer(sample, self.meter.as_ref());
-            fresh |= taken(stage, offered);
+            fresh |= taken(stage, offered, &mut self.answers);
         }
         let gave_token = fresh;
         while fresh {
             self.step(now, events);
             fresh = false;
+            self.answers.next_round();
             for stage in self.stages.iter_mut().filter(|s| *s.source == *source) {
                 let advanced = stage.advance(self.meter.as_ref());
-                fresh |= taken(stage, advanced);
+                fresh |= taken(stage, advanced, &mut self.answers);
             }
         }
         self.look(now, events);
@@ -749,6 +774,9 @@ impl Pipeline {
     /// # Errors
     /// [`Refusal`]: what it names is not there, is out of range, or is not offered at this moment. Nothing has changed then.
     pub fn command(&mut self, command: &Command, now: Micros, events: &mut Vec<Event>) -> Result<(), Refusal> {
+        if let (Command::Text(text), true) = (command, self.keeps_tokens()) {
+            return self.type_for_tokens(text, now, events);
+        }
         self.taped(now, Call::Command(command), events, |pipeline, events| pipeline.carry_out(command, now, events))
     }
 
@@ -1048,13 +1076,19 @@ fn load_fusion(bundle: &Bundle, stages: &[Stage], none_class: Option<usize>) -> 
 }
 
 /// Whether there is a fresh token; an error is counted, logged and remembered as the reason why there is none.
-fn taken(stage: &mut Stage, result: Result<bool, StageError>) -> bool {
+fn taken(stage: &mut Stage, result: Result<bool, StageError>, answers: &mut Answers) -> bool {
     match result {
-        Ok(fresh) => fresh,
+        Ok(false) => false,
+        Ok(true) => {
+            answers.token(&stage.name, &stage.embedding);
+            true
+        }
         Err(error) => {
             stage.counters.errors += 1;
             warn!("{}: {error}", stage.name);
-            stage.last_error = Some(error.to_string().into());
+            let reason: Arc<str> = error.to_string().into();
+            answers.error(&stage.name, &reason);
+            stage.last_error = Some(reason);
             false
         }
     }

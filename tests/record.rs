@@ -61,6 +61,106 @@ fn a_recorded_run_replays_to_the_same_bytes_every_time() {
     assert_eq!(again["event_hash"].as_str().unwrap().len(), 64);
 }
 
+/// The recorded lines of events.
+fn events(file: &Path) -> Vec<serde_json::Value> {
+    let mut tape = Taped::open(file).unwrap();
+    let mut lines = Vec::new();
+    while let Some(entry) = tape.next_entry().unwrap() {
+        if entry == Entry::Event {
+            lines.push(serde_json::from_slice(tape.event()).unwrap());
+        }
+    }
+    lines
+}
+
+#[test]
+fn what_is_kept_of_a_trimmed_run_replays_to_the_events_that_it_had() {
+    let dir = tempfile::tempdir().unwrap();
+    let (file, out) = (record(dir.path()), dir.path().join("part.mcap"));
+    let arguments = ["trim", file.to_str().unwrap(), out.to_str().unwrap(), "--from", "4", "--to", "9", "--json"];
+    let output = run(&arguments);
+    assert!(output.status.success(), "{}", text(&output));
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(report["replayed"]["differing"].as_u64(), Some(0), "{report}");
+    let (start, from) = (events(&file)[0]["t_us"].as_u64().unwrap(), 4_000_000);
+    let kept = |e: &&serde_json::Value| (from..9_000_000).contains(&(e["t_us"].as_u64().unwrap() - start));
+    let whole = events(&file);
+    let expected: Vec<&serde_json::Value> = whole.iter().filter(kept).collect();
+    let (output, verified) = verify(&out);
+    assert!(output.status.success(), "{}", text(&output));
+    assert!(expected.len() > 1 && expected.len() < whole.len() - 2, "{expected:?}");
+    assert_eq!(verified["events"].as_u64().unwrap(), expected.len() as u64);
+    assert_eq!(report["replayed"]["event_hash"], verified["event_hash"]);
+    // again: a part of a part
+    let again = dir.path().join("again.mcap");
+    let output = run(&["trim", out.to_str().unwrap(), again.to_str().unwrap(), "--from", "1"]);
+    assert!(output.status.success(), "{}", text(&output));
+    assert!(verify(&again).0.status.success());
+    // never over another file
+    let output = run(&arguments);
+    assert_eq!(output.status.code(), Some(5), "{}", text(&output));
+    let files = fs::read_dir(dir.path()).unwrap().count();
+    assert_eq!(files, 4, "no draft stays");
+}
+
+#[test]
+fn a_recording_of_tokens_has_no_media_and_replays_to_the_same_events() {
+    let dir = tempfile::tempdir().unwrap();
+    let media = record(dir.path());
+    let (tokens, requests) = (dir.path().join("tokens.mcap"), requests(dir.path()));
+    let output = run(&[
+        "record",
+        tokens.to_str().unwrap(),
+        "--text",
+        requests.to_str().unwrap(),
+        "--speed",
+        "max",
+        "--record-tokens",
+    ]);
+    assert!(output.status.success(), "{}", text(&output));
+    let holds = |file: &Path| fs::read(file).unwrap().windows(12).any(|w| w == b"lost my card");
+    assert!(holds(&media) && !holds(&tokens));
+    let survey = Survey::of(&tokens).unwrap();
+    assert_eq!((survey.sources.len(), &*survey.about["detail"]), (0, "tokens"));
+    let (output, replayed) = verify(&tokens);
+    assert!(output.status.success(), "{}", text(&output));
+    assert!(replayed["events"].as_u64().unwrap() >= 5);
+    let no_time = |file: &Path| {
+        let mut lines = events(file);
+        lines.iter_mut().for_each(|line| _ = line.as_object_mut().unwrap().remove("t_us"));
+        lines
+    };
+    assert_eq!(no_time(&media), no_time(&tokens), "what is recorded changes no event");
+}
+
+#[test]
+fn a_ring_keeps_a_recording_of_what_led_to_each_decision() {
+    let dir = tempfile::tempdir().unwrap();
+    let (ring, requests) = (dir.path().join("ring"), requests(dir.path()));
+    let output = run(&[
+        "record",
+        ring.to_str().unwrap(),
+        "--text",
+        requests.to_str().unwrap(),
+        "--speed",
+        "max",
+        "--record-ring",
+        "6",
+    ]);
+    assert!(output.status.success(), "{}", text(&output));
+    let mut kept: Vec<PathBuf> = fs::read_dir(&ring).unwrap().map(|e| e.unwrap().path()).collect();
+    kept.sort();
+    assert!(kept.len() >= 2, "{kept:?}");
+    for file in &kept {
+        let (output, _) = verify(file);
+        assert!(output.status.success(), "{}: {}", file.display(), text(&output));
+        let last = events(file).pop().unwrap();
+        assert_eq!((&last["kind"], &last["state"]), (&"decision".into(), &"enter".into()), "{last}");
+        let class = last["class"].as_str().unwrap();
+        assert!(file.to_str().unwrap().ends_with(&format!("-{class}.mcap")), "{}", file.display());
+    }
+}
+
 #[test]
 fn another_bundle_gives_other_lines_and_says_so() {
     let dir = tempfile::tempdir().unwrap();
@@ -119,6 +219,8 @@ fn a_file_is_never_overwritten_and_a_recording_without_calls_says_what_to_do() {
     assert_eq!(fs::read(&file).unwrap(), before);
     let output = run(&["record", "a.mcap", "--record", "b.mcap"]);
     assert_eq!(output.status.code(), Some(2), "one of the two would be left out unsaid: {}", text(&output));
+    let output = run(&["run", "--record-tokens"]);
+    assert_eq!(output.status.code(), Some(2), "nothing would be recorded: {}", text(&output));
     let output = run(&["replay", "models/kiosk/demo.mcap"]);
     assert_eq!(output.status.code(), Some(4));
     assert!(text(&output).contains("`attendant run FILE` plays it"), "{}", text(&output));

@@ -16,6 +16,7 @@ mod record;
 mod run;
 mod stream;
 mod table;
+mod trim;
 
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
@@ -78,6 +79,8 @@ enum Command {
     Replay(record::ReplayArguments),
     /// What a recording holds, and what it was made with
     Info(record::InfoArguments),
+    /// Cut a part out of a recording; what is kept of a recorded run replays to the events that it had
+    Trim(trim::TrimArguments),
     /// Score the bundle on labelled rows: {"image":path,"audio":path,"text":string,"label":string}
     Eval(eval::EvalArguments),
     /// What is in a bundle or an ONNX model: operators, shapes, what runs in int8, what is unsupported and why
@@ -219,6 +222,7 @@ pub fn dispatch(arguments: Arguments) -> Result<ExitCode, Failure> {
         Command::Record(args) => record::record(&common, &args),
         Command::Replay(args) => record::run_replay(&common, &args),
         Command::Info(args) => record::info(&common, &args),
+        Command::Trim(args) => trim::trim(&common, &args),
         Command::Eval(args) => eval::run(&common, &args),
         Command::Inspect(args) => inspect::run(&common, &args),
         Command::Bench(args) => bench::run(&common, &args),

@@ -13,9 +13,9 @@ use attendant::capture::recording::tape::Taped;
 use attendant::capture::recording::{Recording, Survey};
 use attendant::emit::{LiveView, LiveViewOptions, Sink};
 use attendant::pipeline::{Options, Pipeline};
-use attendant::signal::Notices;
+use attendant::signal::{Detail, Notices};
 use attendant::supervise::Pacing;
-use attendant::supervise::recorder::{BYTES_MAX, Recorded, Recorder};
+use attendant::supervise::recorder::{RecordSpec, Recorded, Recorder};
 use attendant::supervise::replay::{Replayed, replay};
 use attendant::time::{Clock, MonotonicClock};
 use clap::Args;
@@ -60,17 +60,20 @@ pub fn record(common: &Common, args: &RecordArguments) -> Result<ExitCode, Failu
     super::run::run(common, &args.run.recorded_to(&args.out))
 }
 
-/// Begins to record `pipeline` into `path`.
+/// Begins to record `pipeline` as `spec` asks for.
 pub fn start(
-    path: &Path,
+    spec: &RecordSpec,
     bundle: &Bundle,
     lang: &str,
     pipeline: &mut Pipeline,
     clock: &Arc<dyn Clock>,
     notices: &Arc<Notices>,
 ) -> Result<Recorder, Failure> {
-    let about = about(bundle, lang)?;
-    let (recorder, tape) = Recorder::start(path, &about, BYTES_MAX, Arc::clone(clock), Arc::clone(notices))
+    let mut about = about(bundle, lang)?;
+    if spec.detail == Detail::Tokens {
+        about.insert("detail".into(), "tokens".into());
+    }
+    let (recorder, tape) = Recorder::start(spec, &about, Arc::clone(clock), Arc::clone(notices))
         .map_err(|e| Failure::Output { path: e.path.display().to_string(), source: e.source })?;
     pipeline.record(Some(tape));
     Ok(recorder)
@@ -122,18 +125,7 @@ struct Report<'a> {
 pub fn run_replay(common: &Common, args: &ReplayArguments) -> Result<ExitCode, Failure> {
     let clock = MonotonicClock::new();
     let bundle = common.open_bundle()?;
-    let made = made_with(&args.file)?;
-    let mut options = Options::default();
-    if let Some(lang) = made.get("lang") {
-        options.lang.clone_from(lang);
-    }
-    let mine = about(&bundle, &options.lang)?;
-    let differs_in: Vec<String> = mine
-        .iter()
-        .filter(|(key, value)| made.get(*key).is_some_and(|of| of != *value))
-        .map(|(key, value)| format!("{key}: {} recorded, {value} here", made[key]))
-        .collect();
-    let mut pipeline = Pipeline::load(&bundle, &options)?;
+    let Made { mut pipeline, differs_in } = pipeline_of(&args.file, &bundle)?;
     let mut tape = Taped::open(&args.file)?;
     let pacing = if args.speed == Speed::Max { Pacing::Max } else { Pacing::RealTime };
     let stop = AtomicBool::new(false);
@@ -177,6 +169,9 @@ pub fn run_replay(common: &Common, args: &ReplayArguments) -> Result<ExitCode, F
             if replayed.decisions_agree { "agree" } else { "DIFFER" },
             replayed.lost_calls
         );
+        if replayed.lead_in_calls > 0 {
+            outln!("the first {} calls are the lead-in of a part: not compared", replayed.lead_in_calls);
+        }
         outln!("event hash {}", replayed.event_hash);
     }
     if replayed.differing > 0 {
@@ -184,6 +179,30 @@ pub fn run_replay(common: &Common, args: &ReplayArguments) -> Result<ExitCode, F
         return Err(Failure::Check(format!("{file}: {} of {} events differ", replayed.differing, replayed.events)));
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// A pipeline for the calls of a recording.
+pub struct Made {
+    /// In the recording's language.
+    pub pipeline: Pipeline,
+    /// What differs between the making of the recording and this program and bundle.
+    pub differs_in: Vec<String>,
+}
+
+/// A pipeline for the calls of `file`.
+pub fn pipeline_of(file: &Path, bundle: &Bundle) -> Result<Made, Failure> {
+    let made = made_with(file)?;
+    let mut options = Options::default();
+    if let Some(lang) = made.get("lang") {
+        options.lang.clone_from(lang);
+    }
+    let mine = about(bundle, &options.lang)?;
+    let differs_in = mine
+        .iter()
+        .filter(|(key, value)| made.get(*key).is_some_and(|of| of != *value))
+        .map(|(key, value)| format!("{key}: {} recorded, {value} here", made[key]))
+        .collect();
+    Ok(Made { pipeline: Pipeline::load(bundle, &options)?, differs_in })
 }
 
 /// What the recorder of `file` said of itself.

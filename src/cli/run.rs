@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use attendant::bundle::Bundle;
+use attendant::capture::recording::ring::RingSpec;
 use attendant::capture::recording::{Recording, Survey};
 use attendant::capture::sensor::CsvSensor;
 use attendant::capture::text::{LineText, ScriptText};
@@ -17,7 +18,8 @@ use attendant::config::runtime::{ClockKind, LogLevel, Runtime, SinkKind, SourceK
 use attendant::emit::summary::{Seen, Segment};
 use attendant::emit::{JsonLines, LiveView, LiveViewOptions, Sink};
 use attendant::pipeline::{Options, Pipeline};
-use attendant::supervise::recorder::Recorder;
+use attendant::signal::Detail;
+use attendant::supervise::recorder::{BYTES_MAX, Keep, RecordSpec, Recorder};
 use attendant::supervise::{self, Feed, FileFeed, LiveSource, Opener, Outcome, Pacing, SourceRestarts};
 use attendant::time::{Clock, Micros, MonotonicClock};
 use clap::Args;
@@ -58,6 +60,15 @@ pub struct RunArguments {
     /// Record the run: everything that the pipeline is given and answers (docs/recordings.md)
     #[arg(long, value_name = "FILE.mcap")]
     record: Option<PathBuf>,
+    /// Record only what led to decisions: the last SECONDS before each, a file each, into the folder that --record names
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..=3600))]
+    record_ring: Option<u32>,
+    /// Bytes on disk that a recording may take: it ends there, a ring removes its oldest
+    #[arg(long, value_name = "BYTES")]
+    record_bytes: Option<u64>,
+    /// Record no pictures, no sound and no text, only what the encoders make of them
+    #[arg(long)]
+    record_tokens: bool,
     /// The outside as the configuration describes it.
     #[arg(skip)]
     asked: Asked,
@@ -127,6 +138,12 @@ fn configured(common: &Common, args: &RunArguments, path: &Path) -> Result<(Comm
     args.devices.outputs = runtime.output;
     args.devices.indicator = runtime.indicator.map(|i| i.line);
     args.asked = Asked { web: runtime.web, mqtt: runtime.mqtt, speech: runtime.speech };
+    if let (Some(recording), None) = (runtime.recording, &args.record) {
+        args.record = Some(recording.dir);
+        args.record_ring = Some(recording.ring_s);
+        args.record_bytes = Some(recording.bytes_max);
+        args.record_tokens = !recording.media;
+    }
     for (name, source) in runtime.source {
         let is_given = match name.as_str() {
             "camera" => args.camera.is_some(),
@@ -186,12 +203,26 @@ impl RunArguments {
         self.record.is_some()
     }
 
+    fn record_spec(&self) -> Option<RecordSpec> {
+        let bytes_max = self.record_bytes.unwrap_or(BYTES_MAX);
+        let keep = match self.record_ring {
+            None => Keep::Whole { bytes_max },
+            Some(s) => Keep::Ring(RingSpec { length: Micros::from_ms(u64::from(s) * 1000), bytes_max }),
+        };
+        let detail = if self.record_tokens { Detail::Tokens } else { Detail::Samples };
+        Some(RecordSpec { path: self.record.clone()?, detail, keep })
+    }
+
     fn has_files(&self) -> bool {
         self.camera.is_some() || self.mic.is_some() || self.text.is_some() || !self.sensors.is_empty()
     }
 }
 
 fn run_with(common: &Common, args: &RunArguments) -> Result<ExitCode, Failure> {
+    if args.record.is_none() && (args.record_ring.is_some() || args.record_bytes.is_some() || args.record_tokens) {
+        let message = "--record-ring, --record-bytes and --record-tokens say how --record PATH records; add it";
+        return Err(Failure::Usage(message.into()));
+    }
     let clock: Arc<dyn Clock> = Arc::new(MonotonicClock::new());
     let bundle = common.open_bundle()?;
     let mut options = Options::default();
@@ -252,9 +283,13 @@ fn recorder_of(
     clock: &Arc<dyn Clock>,
     visitors: &mut Visitors,
 ) -> Result<Option<Recorder>, Failure> {
-    let Some(path) = &args.record else { return Ok(None) };
+    let Some(spec) = args.record_spec() else { return Ok(None) };
     let notices = visitors.outside.notices.get_or_insert_default();
-    record::start(path, bundle, &options.lang, pipeline, clock, notices).map(Some)
+    let recorder = record::start(&spec, bundle, &options.lang, pipeline, clock, notices)?;
+    if let Some(monitor) = &visitors.outside.monitor {
+        monitor.show_recorder(recorder.counts());
+    }
+    Ok(Some(recorder))
 }
 
 /// What the option and the configuration say of the page together: the option's address wins, and has to be as safe.

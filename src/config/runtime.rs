@@ -10,6 +10,7 @@ use serde::Deserialize;
 
 use super::error::{ConfigError, from_toml};
 use super::mqtt::MqttSpec;
+use super::recording::RecordingSpec;
 use super::spans::{Step, line_of};
 use super::speech::SpeechSpec;
 
@@ -49,6 +50,8 @@ pub struct Runtime {
     pub mqtt: Option<MqttSpec>,
     /// What says the advice.
     pub speech: Option<SpeechSpec>,
+    /// What is kept of what led to decisions; without it nothing is.
+    pub recording: Option<RecordingSpec>,
 }
 
 /// A language tag, `en` by default.
@@ -306,7 +309,8 @@ impl Runtime {
         let sinks = runtime.sink.iter_mut().map(|s| &mut s.path).filter(|p| p.as_os_str() != "-");
         let token = runtime.web.as_mut().and_then(|w| w.token_file.as_mut());
         let broker = runtime.mqtt.iter_mut().flat_map(MqttSpec::paths);
-        for file in runtime.bundle.iter_mut().chain(files).chain(sinks).chain(token).chain(broker) {
+        let kept = runtime.recording.as_mut().map(|r| &mut r.dir);
+        for file in runtime.bundle.iter_mut().chain(files).chain(sinks).chain(token).chain(broker).chain(kept) {
             *file = dir.join(&*file);
         }
         Ok(runtime)
@@ -361,6 +365,11 @@ impl Runtime {
             speech
                 .check()
                 .map_err(|(key, m)| invalid(&[Step::Key("speech"), Step::Key(key)], format!("speech.{m}")))?;
+        }
+        if let Some(recording) = &runtime.recording {
+            recording
+                .check()
+                .map_err(|(key, m)| invalid(&[Step::Key("recording"), Step::Key(key)], format!("recording.{m}")))?;
         }
         let is_standard = |s: &SinkSpec| s.path.as_os_str() == "-";
         for (i, sink) in runtime.sink.iter().enumerate() {
@@ -481,10 +490,11 @@ mod tests {
         let path = dir.path().join("attendant.toml");
         let text = "bundle = \"b\"\nlanguage = \"zh\"\nlog = \"debug\"\nclock = \"max\"\n[source.camera]\nkind = \"image\"\n\
                     path = \"a.jpg\"\nrate_hz = 2\n[source.text]\nkind = \"stdin\"\n[[sink]]\nkind = \"jsonl\"\npath = \"/e.jsonl\"\n\
-                    [[sink]]\nkind = \"view\"\n";
+                    [[sink]]\nkind = \"view\"\n[recording]\ndir = \"kept\"\n";
         std::fs::write(&path, text).unwrap();
         let runtime = Runtime::read(&path).unwrap();
         assert_eq!(runtime.bundle, Some(dir.path().join("b")));
+        assert_eq!(runtime.recording.unwrap().dir, dir.path().join("kept"));
         assert_eq!(runtime.source["camera"].path, Some(dir.path().join("a.jpg")));
         assert_eq!(runtime.sink[0].path, Path::new("/e.jsonl"));
         assert_eq!(runtime.sink[1].path, Path::new("-"));
@@ -495,7 +505,7 @@ mod tests {
         let rows = [
             (
                 "languag = \"en\"",
-                "1: unknown key `languag`; known keys: bundle, language, log, clock, source, sink, output, indicator, web, mqtt, speech",
+                "1: unknown key `languag`; known keys: bundle, language, log, clock, source, sink, output, indicator, web, mqtt, speech, recording",
             ),
             ("language = \"\"", "1: language = \"\", expected a tag such as \"en\" or \"zh\""),
             (
@@ -627,6 +637,8 @@ mod tests {
                 "[speech]\ncommand = [\"sh\", \"-c\", \"say {text}\"]",
                 "2: speech.command: {text} has to be an argument of its own: no part of one, so that nothing reads it as code",
             ),
+            ("[recording]\ndir = \"kept\"\nring_s = 0", "3: recording.ring_s = 0, expected 1 to 3600"),
+            ("[recording]\ndir = \"kept\"\nbytes_max = 9", "3: recording.bytes_max = 9, expected at least 1048576"),
             ("[speech]\ncommand = [\"x\"]\ntimeout_ms = 5", "3: speech.timeout_ms = 5, expected 100 to 120000"),
         ];
         let mut wrong = Vec::new();

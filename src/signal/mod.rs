@@ -18,9 +18,9 @@ pub use event::{
     Advice, Choice, DecidedBy, Decision, DecisionState, Event, EventKind, MAX_CHOICES, MAX_MODALITIES, MUTED,
     ModalityState, ModalityView, OFFER_HOLDS, SCHEMA_VERSION, StageCounters,
 };
-pub use monitor::{Latencies, Monitor, SNAPSHOT_EVERY, Snapshot, SourceView};
+pub use monitor::{Latencies, Monitor, RecorderCounts, SNAPSHOT_EVERY, Snapshot, SourceView};
 pub use notices::{NOTICES_MAX, Notice, Notices};
 pub use sample::{AudioBlock, Frame, FrameSeq, PixelFormat, Reading, Sample, SampleIdx, Utterance};
 pub use speaking::Speaking;
-pub use tape::{Call, Tape};
+pub use tape::{Answer, Call, Detail, Made, Tape};
 pub use tensor::{Embedding, MAX_RANK, Shape, Tensor, TensorData};

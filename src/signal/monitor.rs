@@ -5,7 +5,7 @@
 //! decided from what stands here.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, TryLockError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, TryLockError};
 
 use crate::metrics::Histogram;
 use crate::time::Micros;
@@ -94,6 +94,21 @@ pub struct Snapshot {
     pub celsius: Option<f32>,
 }
 
+/// What a recorder has done, for whoever shows it.
+#[derive(Debug, Default)]
+pub struct RecorderCounts {
+    /// Bytes of messages that were written.
+    pub bytes: AtomicU64,
+    /// Calls left out, because the disk was behind.
+    pub lost: AtomicU64,
+    /// Recordings of a ring that were kept.
+    pub kept: AtomicU64,
+    /// Of those, removed to make room for newer ones.
+    pub removed: AtomicU64,
+    /// 1 once it has given up: the disk is full, or the recording has its bytes.
+    pub failed: AtomicU64,
+}
+
 /// Between the inference loop and its observers.
 #[derive(Debug)]
 pub struct Monitor {
@@ -102,11 +117,17 @@ pub struct Monitor {
     beat_us: AtomicU64,
     /// How long each stage took.
     pub latencies: Latencies,
+    recorder: OnceLock<Arc<RecorderCounts>>,
 }
 
 impl Default for Monitor {
     fn default() -> Self {
-        Monitor { snapshot: Mutex::default(), beat_us: AtomicU64::new(u64::MAX), latencies: Latencies::default() }
+        Monitor {
+            snapshot: Mutex::default(),
+            beat_us: AtomicU64::new(u64::MAX),
+            latencies: Latencies::default(),
+            recorder: OnceLock::new(),
+        }
     }
 }
 
@@ -120,6 +141,18 @@ impl Monitor {
     /// The loop has come round at `now`.
     pub fn beat(&self, now: Micros) {
         self.beat_us.store(now.0, Ordering::Relaxed);
+    }
+
+    /// The run is recorded; `counts` say how that goes.
+    pub fn show_recorder(&self, counts: Arc<RecorderCounts>) {
+        // a run has one recorder
+        _ = self.recorder.set(counts);
+    }
+
+    /// What the recorder has done, if the run is recorded.
+    #[must_use]
+    pub fn recorder(&self) -> Option<&RecorderCounts> {
+        self.recorder.get().map(|counts| &**counts)
     }
 
     /// The loop has ended.

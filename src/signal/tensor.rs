@@ -1,5 +1,7 @@
 //! The unified tensor form between the stages, and the embedding that an encoder makes of it.
 
+use serde::{Deserialize, Serialize};
+
 use crate::time::Micros;
 
 /// Most dimensions a tensor between stages can have.
@@ -97,14 +99,32 @@ fn shape_of(dims: &[usize]) -> Shape {
 }
 
 /// What an encoder makes of one window: a token for the fusion, and its own opinion.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Embedding {
     /// Capture time that the token stands for: of the frame, of the end of the audio window, of the utterance.
+    #[serde(rename = "t_us")]
     pub t: Micros,
     /// The token, f32 `[D]`.
+    #[serde(with = "exact")]
     pub token: Vec<f32>,
     /// The encoder's own logits over the bundle's classes, f32 `[C]`; empty if the model has none.
+    #[serde(default, with = "exact", skip_serializing_if = "Vec::is_empty")]
     pub logits: Vec<f32>,
     /// Logits over the encoder's intents, f32 `[I]`; empty if the encoder has none.
+    #[serde(default, with = "exact", skip_serializing_if = "Vec::is_empty")]
     pub intents: Vec<f32>,
+}
+
+/// Finite f32 as text and back to the same bits: the decimals of the f64 of the same value survive a reader that is off by its last bit.
+mod exact {
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub fn serialize<S: Serializer>(values: &[f32], to: S) -> Result<S::Ok, S::Error> {
+        to.collect_seq(values.iter().map(|v| f64::from(*v)))
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<f32>, D::Error> {
+        let values = Vec::<f64>::deserialize(from)?;
+        Ok(values.into_iter().map(|v| v as f32).collect())
+    }
 }

@@ -4,7 +4,7 @@
 //! full, calls are left out, counted, and the recording says where; the run goes on.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -13,10 +13,14 @@ use std::time::Duration;
 use log::{info, warn};
 
 use crate::capture::recording::encode::{self, CallBody, CallKind};
+use crate::capture::recording::part::{self, GroupRef};
+use crate::capture::recording::ring::{Ring, RingCounts, RingSpec};
 use crate::capture::recording::schema::Schema;
 use crate::capture::recording::writer::{Message, RecordingWriter, WriteError};
 use crate::queue::{Bounded, Pushed, Taken, Wake, WhenFull};
-use crate::signal::{Call, Event, Notice, Notices, Sample, Tape};
+use crate::signal::{
+    Call, Decision, DecisionState, Detail, Event, EventKind, Notice, Notices, RecorderCounts, Sample, Tape,
+};
 use crate::time::{Clock, Micros};
 
 /// Calls that wait to be written; a second or two of a busy run.
@@ -37,8 +41,12 @@ const SPARE_BYTES_MAX: usize = 64 << 10;
 /// A call with its sample before it and its events after it.
 #[derive(Default)]
 struct Packet {
+    now: Micros,
     messages: Vec<Message>,
     used: usize,
+    holds: Option<String>,
+    /// The class, if it decided one.
+    decided: Option<Arc<str>>,
 }
 
 impl Packet {
@@ -64,6 +72,10 @@ impl Packet {
         large.for_each(|m| m.body = Vec::new());
     }
 
+    fn group(&self) -> GroupRef<'_> {
+        GroupRef { now: self.now, holds: self.holds.as_deref(), messages: &self.messages[..self.used] }
+    }
+
     fn bytes(&self) -> u64 {
         self.messages[..self.used].iter().map(|m| m.body.len() as u64).sum()
     }
@@ -73,8 +85,31 @@ impl Packet {
 struct Shared {
     queue: Bounded<Packet>,
     waiting_bytes: AtomicU64,
-    lost: AtomicU64,
+    counts: Arc<RecorderCounts>,
     error: Mutex<Option<String>>,
+}
+
+/// What is to be recorded, and where to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RecordSpec {
+    /// The file; of a ring the folder.
+    pub path: PathBuf,
+    /// Media, or only what the encoders make of them.
+    pub detail: Detail,
+    /// How much.
+    pub keep: Keep,
+}
+
+/// How much of a run is recorded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Keep {
+    /// All of it, up to so many bytes of messages.
+    Whole {
+        /// The recording ends there, and the run goes on.
+        bytes_max: u64,
+    },
+    /// What led to decisions.
+    Ring(RingSpec),
 }
 
 /// A recording in the making.
@@ -95,8 +130,65 @@ pub struct Recorded {
     pub error: Option<String>,
 }
 
+/// What the writing thread writes to.
+enum Output {
+    Whole { writer: RecordingWriter, bytes_max: u64 },
+    Ring(Box<Ring>),
+}
+
+impl Output {
+    fn open(spec: &RecordSpec, about: &BTreeMap<String, String>) -> Result<Self, WriteError> {
+        Ok(match spec.keep {
+            Keep::Whole { bytes_max } => {
+                Output::Whole { writer: RecordingWriter::create(&spec.path, about)?, bytes_max }
+            }
+            Keep::Ring(ring) => Output::Ring(Box::new(Ring::open(&spec.path, about, ring)?)),
+        })
+    }
+
+    /// Whether there is room for more.
+    fn write(&mut self, packet: &Packet, counts: &RecorderCounts) -> Result<bool, String> {
+        match self {
+            Output::Whole { writer, bytes_max } => {
+                if writer.written_bytes() + packet.bytes() > *bytes_max {
+                    return Ok(false);
+                }
+                packet.group().messages.iter().try_for_each(|m| writer.write(m)).map_err(|e| e.to_string())?;
+            }
+            Output::Ring(ring) => {
+                let kept = ring.take(packet.group(), packet.decided.as_deref()).map_err(|e| e.to_string())?;
+                if let Some(path) = kept {
+                    info!("recording: kept {}", path.display());
+                }
+                let RingCounts { kept, removed } = ring.counts();
+                counts.kept.store(kept, Ordering::Relaxed);
+                counts.removed.store(removed, Ordering::Relaxed);
+            }
+        }
+        counts.bytes.fetch_add(packet.bytes(), Ordering::Relaxed);
+        Ok(true)
+    }
+
+    fn save(&mut self) -> Result<(), String> {
+        match self {
+            Output::Whole { writer, .. } => writer.save(),
+            Output::Ring(ring) => ring.save(),
+        }
+        .map_err(|e| e.to_string())
+    }
+
+    fn finish(self) -> Result<(), String> {
+        match self {
+            Output::Whole { writer, .. } => writer.finish(),
+            Output::Ring(ring) => ring.finish().map(|_| ()),
+        }
+        .map_err(|e| e.to_string())
+    }
+}
+
 struct Tapist {
     shared: Arc<Shared>,
+    detail: Detail,
     notices: Arc<Notices>,
     packet: Packet,
     /// Calls left out since the last one that was taken.
@@ -104,44 +196,51 @@ struct Tapist {
 }
 
 impl Recorder {
-    /// Creates the file at `path` with `about` in front, and starts the thread that writes it, up to `bytes_max`. What goes wrong is told
-    /// through `notices`.
+    /// Creates what `spec` asks for, with `about` in front, and starts the thread that writes. What goes wrong is told through `notices`.
     ///
     /// # Errors
     /// [`WriteError`].
     pub fn start(
-        path: &Path,
+        spec: &RecordSpec,
         about: &BTreeMap<String, String>,
-        bytes_max: u64,
         clock: Arc<dyn Clock>,
         notices: Arc<Notices>,
     ) -> Result<(Recorder, Box<dyn Tape>), WriteError> {
-        let writer = RecordingWriter::create(path, about)?;
+        let output = Output::open(spec, about)?;
+        let path = &spec.path;
         let when_full = WhenFull::WaitThenDrop(Duration::ZERO);
         let shared = Arc::new(Shared {
             queue: Bounded::new(CALLS_MAX, when_full, &Wake::new()),
             waiting_bytes: AtomicU64::new(0),
-            lost: AtomicU64::new(0),
+            counts: Arc::default(),
             error: Mutex::default(),
         });
         let (mine, told) = (Arc::clone(&shared), Arc::clone(&notices));
         let thread = thread::Builder::new().name("recorder".into()).spawn(move || {
-            if let Err(message) = write(writer, &mine, bytes_max, &*clock) {
+            if let Err(message) = write(output, &mine, &*clock) {
+                mine.counts.failed.store(1, Ordering::Relaxed);
                 say(&told, "failed", &message);
                 *lock(&mine.error) = Some(message);
             }
             mine.queue.close();
         });
         let thread = thread.map_err(|source| WriteError { path: path.to_owned(), source })?;
-        let tape = Tapist { shared: Arc::clone(&shared), notices, packet: Packet::default(), lost: 0 };
+        let detail = spec.detail;
+        let tape = Tapist { shared: Arc::clone(&shared), detail, notices, packet: Packet::default(), lost: 0 };
         Ok((Recorder { shared, thread: Some(thread), path: path.to_owned() }, Box::new(tape)))
+    }
+
+    /// What it has done so far, for whoever shows it.
+    #[must_use]
+    pub fn counts(&self) -> Arc<RecorderCounts> {
+        Arc::clone(&self.shared.counts)
     }
 
     /// Ends the recording: everything that waits is written, then the index.
     pub fn finish(mut self) -> Recorded {
         self.end();
         let error = lock(&self.shared.error).take();
-        let lost = self.shared.lost.load(Ordering::Relaxed);
+        let lost = self.shared.counts.lost.load(Ordering::Relaxed);
         info!("recording {}: {lost} calls left out", self.path.display());
         Recorded { path: self.path.clone(), lost, error }
     }
@@ -173,10 +272,26 @@ fn say(notices: &Notices, notice: &str, reason: &str) {
     notices.say(Notice { source: "recording".into(), notice: notice.into(), reason: reason.into() });
 }
 
+/// The class that `event` decides, or that staff is called for.
+fn decided(event: &Event) -> Option<Arc<str>> {
+    match &event.kind {
+        EventKind::Decision(Decision { class, state: DecisionState::Enter | DecisionState::Escalate, .. }) => {
+            Some(Arc::clone(class))
+        }
+        _ => None,
+    }
+}
+
 impl Tape for Tapist {
+    fn detail(&self) -> Detail {
+        self.detail
+    }
+
     fn note(&mut self, now: Micros, call: &Call<'_>, events: &[Event]) {
         let packet = &mut self.packet;
         packet.used = 0;
+        packet.now = now;
+        packet.decided = events.iter().rev().find_map(decided);
         if self.lost > 0 {
             let message = packet.next("/call", "", now);
             message.schema = Some(Schema::Call);
@@ -193,7 +308,9 @@ impl Tape for Tapist {
         }
         let message = packet.next("/call", "", now);
         message.schema = Some(Schema::Call);
-        encode::json(&mut message.body, &CallBody { now_us: now, call: call.into() });
+        let body = CallBody { now_us: now, call: call.into() };
+        encode::json(&mut message.body, &body);
+        packet.holds = part::holds(&body.call, &packet.messages[..packet.used]);
         for event in events {
             let message = packet.next("/event", "", now);
             message.schema = Some(Schema::Event);
@@ -221,35 +338,32 @@ impl Tape for Tapist {
             say(&self.notices, "behind", "the disk is slower than the run; calls are left out, and a replay differs");
         }
         self.lost += 1;
-        self.shared.lost.fetch_add(1, Ordering::Relaxed);
+        self.shared.counts.lost.fetch_add(1, Ordering::Relaxed);
     }
 }
 
 /// The writing thread, until the queue is closed and empty.
-fn write(mut writer: RecordingWriter, shared: &Shared, bytes_max: u64, clock: &dyn Clock) -> Result<(), String> {
+fn write(mut output: Output, shared: &Shared, clock: &dyn Clock) -> Result<(), String> {
     let mut packet = Packet::default();
     let mut next_save = clock.now() + SAVE_EVERY;
     loop {
         match shared.queue.pop_timeout(&mut packet, Duration::from(next_save - clock.now())) {
             Taken::Item { .. } => {
                 shared.waiting_bytes.fetch_sub(packet.bytes(), Ordering::Relaxed);
-                if writer.written_bytes() + packet.bytes() > bytes_max {
-                    writer.finish().map_err(|e| e.to_string())?;
-                    return Err(format!(
-                        "has its {bytes_max} bytes, and ends here; the file is whole up to this point"
-                    ));
-                }
-                for message in &packet.messages[..packet.used] {
-                    writer.write(message).map_err(|e| e.to_string())?;
+                if !output.write(&packet, &shared.counts)? {
+                    output.finish()?;
+                    return Err(
+                        "has all the bytes it may have, and ends here; the file is whole up to this point".into()
+                    );
                 }
                 packet.shrink();
             }
             Taken::Empty => {}
-            Taken::Closed => return writer.finish().map_err(|e| e.to_string()),
+            Taken::Closed => return output.finish(),
         }
         if clock.now() >= next_save {
             next_save = clock.now() + SAVE_EVERY;
-            writer.save().map_err(|e| e.to_string())?;
+            output.save()?;
         }
     }
 }
@@ -257,9 +371,15 @@ fn write(mut writer: RecordingWriter, shared: &Shared, bytes_max: u64, clock: &d
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::path::Path;
+
     use crate::capture::recording::{Recording, Survey};
     use crate::signal::Frame;
     use crate::time::MonotonicClock;
+
+    fn whole(path: &Path, bytes_max: u64) -> RecordSpec {
+        RecordSpec { path: path.to_owned(), detail: Detail::Samples, keep: Keep::Whole { bytes_max } }
+    }
 
     /// Notes what `notes` does, with room for `bytes_max`; the survey of the file, what was said, and what it came to.
     fn recorded(bytes_max: u64, notes: impl FnOnce(&mut dyn Tape)) -> (Survey, Vec<Notice>, Recorded) {
@@ -267,8 +387,8 @@ mod tests {
         let path = dir.path().join("run.mcap");
         let notices = Arc::<Notices>::default();
         let clock: Arc<dyn Clock> = Arc::new(MonotonicClock::new());
-        let (recorder, mut tape) =
-            Recorder::start(&path, &BTreeMap::new(), bytes_max, clock, Arc::clone(&notices)).unwrap();
+        let spec = whole(&path, bytes_max);
+        let (recorder, mut tape) = Recorder::start(&spec, &BTreeMap::new(), clock, Arc::clone(&notices)).unwrap();
         notes(&mut *tape);
         let result = recorder.finish();
         let survey = Survey::of_recording(Recording::open(&path).unwrap()).unwrap();
@@ -302,7 +422,7 @@ mod tests {
             }
         });
         assert_eq!((survey.calls, survey.lost_calls), (2, 0));
-        assert!(result.error.unwrap().contains("2500 bytes"));
+        assert!(result.error.unwrap().contains("all the bytes"));
         assert_eq!(said.iter().map(|n| &*n.notice).collect::<Vec<_>>(), ["failed"]);
     }
 
@@ -311,7 +431,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("run.mcap");
         let clock: Arc<dyn Clock> = Arc::new(MonotonicClock::new());
-        let (recorder, mut tape) = Recorder::start(&path, &BTreeMap::new(), BYTES_MAX, clock, Arc::default()).unwrap();
+        let spec = whole(&path, BYTES_MAX);
+        let (recorder, mut tape) = Recorder::start(&spec, &BTreeMap::new(), clock, Arc::default()).unwrap();
         tape.note(Micros(0), &Call::Start, &[]);
         drop(recorder);
         assert_eq!(Survey::of_recording(Recording::open(&path).unwrap()).unwrap().calls, 1);

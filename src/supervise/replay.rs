@@ -2,7 +2,7 @@
 //!
 //! The pipeline's time is that of the calls, so that pacing changes nothing, and neither do threads or the machine's load.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::io::Read;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,9 +11,10 @@ use sha2::{Digest as _, Sha256};
 
 use crate::board::Kind;
 use crate::bundle::digest;
+use crate::capture::CaptureError;
 use crate::capture::recording::encode::CallKind;
+use crate::capture::recording::part::COMPARED_FROM_US;
 use crate::capture::recording::tape::{Entry, Taped};
-use crate::capture::{CaptureError, ErrorKind};
 use crate::emit::Sink;
 use crate::pipeline::Pipeline;
 use crate::signal::Event;
@@ -43,6 +44,8 @@ pub struct Difference {
 pub struct Replayed {
     /// Calls made.
     pub calls: u64,
+    /// Calls made only to get into the state that the recording begins in; their events are neither shown nor compared.
+    pub lead_in_calls: u64,
     /// Calls that the recorder had left out.
     pub lost_calls: u64,
     /// Events that followed.
@@ -79,19 +82,32 @@ pub fn replay<R: Read>(
     let mut compare = Compare::default();
     let mut outcome = Outcome::default();
     let mut events: Vec<Event> = Vec::with_capacity(16);
-    let (began, mut first) = (clock.now(), None);
-    let mut last = Micros::ZERO;
+    let (mut began, mut first) = (clock.now(), None);
+    let (mut last, mut compared_from) = (Micros::ZERO, Micros::ZERO);
     while !stop.load(Ordering::Relaxed) {
         let entry = tape.next_entry()?;
         match entry {
             None => break,
-            Some(Entry::Event) => compare.recorded(tape.event(), last, &mut replayed),
+            Some(Entry::Event) => {
+                if last >= compared_from {
+                    compare.recorded(tape.event(), last, &mut replayed);
+                }
+            }
             Some(Entry::Call(now, call)) => {
                 compare.settle(last, &mut replayed);
                 last = now;
-                let first = *first.get_or_insert(now);
+                if replayed.calls == 0 {
+                    compared_from = lead_in_end(tape.about())?;
+                    compare.is_part = compared_from > Micros::ZERO;
+                }
+                let is_lead_in = now < compared_from;
+                replayed.lead_in_calls += u64::from(is_lead_in);
+                if !is_lead_in && first.is_none() {
+                    (began, first) = (clock.now(), Some(now));
+                }
+                let first = first.unwrap_or(now);
                 replayed.duration = now - first;
-                if pacing == Pacing::RealTime {
+                if pacing == Pacing::RealTime && !is_lead_in {
                     let due = began + (now - first);
                     while clock.now() < due && !stop.load(Ordering::Relaxed) {
                         clock.sleep_until(due.min(clock.now() + NAP));
@@ -103,10 +119,13 @@ pub fn replay<R: Read>(
                 }
                 replayed.calls += 1;
                 make(&call, tape, pipeline, now, &mut events)?;
+                if is_lead_in {
+                    events.clear();
+                }
                 emit_all(&events, sinks, &mut outcome)?;
                 for event in events.drain(..) {
                     replayed.events += 1;
-                    compare.replayed(&event);
+                    compare.replayed(event);
                 }
             }
         }
@@ -123,6 +142,15 @@ pub fn replay<R: Read>(
     Ok(replayed)
 }
 
+/// Time of the first call that is compared.
+fn lead_in_end(about: &BTreeMap<String, String>) -> Result<Micros, CaptureError> {
+    let Some(text) = about.get(COMPARED_FROM_US) else { return Ok(Micros::ZERO) };
+    text.parse().map(Micros).map_err(|_| {
+        let message = format!("its metadata have {COMPARED_FROM_US} = {text:?}, expected microseconds");
+        CaptureError::fatal("recording", message)
+    })
+}
+
 /// Makes `call`.
 fn make<R: Read>(
     call: &CallKind,
@@ -136,12 +164,15 @@ fn make<R: Read>(
         CallKind::End => pipeline.end(now, events),
         CallKind::Tick => pipeline.tick(now, events),
         CallKind::Sample { source, .. } => pipeline.process(source, tape.sample(), now, events),
+        CallKind::Tokens { source, answers } => pipeline
+            .take_tokens(source, answers, now, events)
+            .map_err(|error| CaptureError::fatal("recording", error.to_string()))?,
         CallKind::Fail { source, reason } => pipeline.fail(source, &reason.as_str().into(), now, events),
         CallKind::Slow { kind, divisor } => match Kind::of(kind) {
             Some(kind) => pipeline.slow(kind, *divisor, now),
             None => {
                 let message = format!("a call at {now} slows {kind:?}, expected image, audio or series");
-                return Err(CaptureError::new(ErrorKind::Fatal, "recording", message));
+                return Err(CaptureError::fatal("recording", message));
             }
         },
         CallKind::Notice { source, notice, reason } => {
@@ -160,23 +191,37 @@ fn make<R: Read>(
 #[derive(Default)]
 struct Compare {
     hash: Sha256,
-    /// Replayed lines that the recording has yet to confirm.
-    waiting: VecDeque<String>,
+    /// Replayed events that the recording has yet to confirm.
+    waiting: VecDeque<Event>,
     /// Recorded, and replayed as far as the recording goes.
     decisions: [Vec<String>; 2],
+    /// The recording begins in the middle of a run, whose events go on counting; a replay counts from 0.
+    is_part: bool,
+    /// What is added to the replay's numbers, once an event of each side is known.
+    ahead: Option<u64>,
 }
 
 impl Compare {
-    fn replayed(&mut self, event: &Event) {
-        let line = serde_json::to_string(event).expect("every field of an event has a JSON form");
+    fn replayed(&mut self, event: Event) {
+        self.waiting.push_back(event);
+    }
+
+    /// The line of `event`, with the number that it has in the recording.
+    fn line(&mut self, mut event: Event) -> String {
+        event.seq = event.seq.wrapping_add(self.ahead.unwrap_or(0));
+        let line = serde_json::to_string(&event).expect("every field of an event has a JSON form");
         self.hash.update(line.as_bytes());
         self.hash.update(b"\n");
-        self.waiting.push_back(line);
+        line
     }
 
     fn recorded(&mut self, line: &[u8], t_us: Micros, into: &mut Replayed) {
         self.decisions[0].extend(decided(line));
         let mine = self.waiting.pop_front();
+        if let (true, None, Some(mine)) = (self.is_part, self.ahead, &mine) {
+            self.ahead = number(line).map(|n| n.wrapping_sub(mine.seq));
+        }
+        let mine = mine.map(|event| self.line(event));
         self.decisions[1].extend(mine.as_ref().and_then(|mine| decided(mine.as_bytes())));
         match mine {
             Some(mine) if mine.as_bytes() == line => {}
@@ -188,11 +233,21 @@ impl Compare {
 
     /// The next call has come: what waits was not recorded.
     fn settle(&mut self, t_us: Micros, into: &mut Replayed) {
-        for line in self.waiting.drain(..) {
+        while let Some(event) = self.waiting.pop_front() {
+            let line = self.line(event);
             self.decisions[1].extend(decided(line.as_bytes()));
             differ(into, Difference { t_us, recorded: None, replayed: Some(line) });
         }
     }
+}
+
+/// Number of an event's line.
+fn number(line: &[u8]) -> Option<u64> {
+    #[derive(serde::Deserialize)]
+    struct Line {
+        seq: u64,
+    }
+    serde_json::from_slice::<Line>(line).ok().map(|line| line.seq)
 }
 
 fn differ(into: &mut Replayed, difference: Difference) {

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::signal::{AudioBlock, Call, Command, Frame, PixelFormat, Reading, Sample};
+use crate::signal::{Answer, AudioBlock, Call, Command, Frame, PixelFormat, Reading, Sample};
 use crate::time::Micros;
 
 use super::schema::Schema;
@@ -36,6 +36,12 @@ pub enum CallKind {
         #[serde(default, skip_serializing_if = "is_zero")]
         gap: u64,
     },
+    /// What the encoders made of a sample that is not kept.
+    Tokens {
+        source: String,
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        answers: Vec<Answer>,
+    },
     Fail {
         source: String,
         reason: String,
@@ -61,6 +67,34 @@ pub enum CallKind {
     },
 }
 
+impl CallKind {
+    /// Under which name what it sets holds until the next call of the same name; none if it sets nothing. A run that is taken up in its
+    /// middle makes the last one of every name first. For calls that take a sample see [`super::part::holds`].
+    #[must_use]
+    pub fn holds(&self) -> Option<String> {
+        match self {
+            CallKind::Start => Some("start".into()),
+            CallKind::Slow { kind, .. } => Some(format!("slow {kind}")),
+            CallKind::Fail { source, .. } => Some(format!("fail {source}")),
+            CallKind::Hush { .. } => Some("hush".into()),
+            CallKind::Command { command } => match command {
+                Command::Mute { source, .. } => Some(format!("mute {source}")),
+                Command::Thresholds { .. } => Some("thresholds".into()),
+                Command::Language(_) => Some("language".into()),
+                // how old a request is stands in every event
+                Command::Text(_) => Some("text".into()),
+                Command::Choose { .. } => None,
+            },
+            CallKind::Tokens { source, answers } => (!answers.is_empty()).then(|| format!("tokens {source}")),
+            CallKind::End
+            | CallKind::Tick
+            | CallKind::Sample { .. }
+            | CallKind::Notice { .. }
+            | CallKind::Lost { .. } => None,
+        }
+    }
+}
+
 fn is_zero(n: &u64) -> bool {
     *n == 0
 }
@@ -78,6 +112,7 @@ impl From<&Call<'_>> for CallKind {
                 };
                 CallKind::Sample { source: source.into(), first, gap }
             }
+            Call::Tokens { source, answers } => CallKind::Tokens { source: source.into(), answers: answers.to_vec() },
             Call::Fail { source, reason } => CallKind::Fail { source: source.into(), reason: reason.to_string() },
             Call::Slow { kind, divisor } => CallKind::Slow { kind: kind.into(), divisor },
             Call::Notice { source, notice, reason } => {

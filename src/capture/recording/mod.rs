@@ -4,7 +4,7 @@
 //! supervisor paces the samples; nothing here waits or writes. Foxglove's well-known schemas carry pictures and sound, so
 //! that a field report opens in Foxglove Studio; JSON carries the rest (docs/recordings.md). Times are those of the
 //! messages' `log_time`, counted from the file's first message. What was recorded from a run also holds the pipeline's calls
-//! ([`tape`]), which replay bit for bit; [`writer`] writes one.
+//! ([`tape`]), which replay bit for bit; [`writer`] writes one, [`part`] cuts one, [`ring`] keeps what led to decisions.
 //!
 //! The file is never held whole: one record is, up to [`MAX_RECORD_BYTES`]. Compressed chunks are refused, because
 //! the decompressors are C libraries that a device would carry only for this.
@@ -12,6 +12,8 @@
 mod container;
 pub mod encode;
 mod message;
+pub mod part;
+pub mod ring;
 pub mod schema;
 pub mod tape;
 pub mod writer;

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::Serialize;
 use serde::ser::{SerializeMap as _, Serializer};
@@ -9,8 +10,8 @@ use serde_json::json;
 
 use crate::metrics::{Exposition, labels};
 use crate::signal::{
-    Advice, Choice, DecidedBy, Decision, DecisionState, ModalityState, ModalityView, RefusalKind, Snapshot, SourceView,
-    StageCounters,
+    Advice, Choice, DecidedBy, Decision, DecisionState, ModalityState, ModalityView, RecorderCounts, RefusalKind,
+    Snapshot, SourceView, StageCounters,
 };
 use crate::time::Micros;
 
@@ -272,6 +273,12 @@ pub(super) fn metrics(shared: &Shared) -> Result<String, fmt::Error> {
     }
     modalities(&mut e, &snapshot)?;
     sources(&mut e, &snapshot)?;
+    if let Some(counts) = shared.monitor.recorder() {
+        for (name, kind, help, of) in OF_RECORDER {
+            e.family(name, kind, help)?;
+            e.sample("", of(counts).load(Ordering::Relaxed))?;
+        }
+    }
     if let Some(celsius) = snapshot.celsius {
         e.family("attendant_temperature_celsius", "gauge", "Temperature of the hottest zone of the board.")?;
         e.sample("", celsius)?;
@@ -307,6 +314,19 @@ const OF_SOURCES: [Counted<SourceView>; 3] = [
     ("attendant_samples_dropped_total", "Samples dropped because the pipeline was behind.", |s| s.dropped),
     ("attendant_source_reopened_total", "Times the source was opened again after an error.", |s| s.reopened),
     ("attendant_source_panics_total", "Panics of the source's thread.", |s| s.panics),
+];
+
+/// A number of the recorder with its name, type and meaning.
+type Recorded = (&'static str, &'static str, &'static str, fn(&RecorderCounts) -> &AtomicU64);
+
+const OF_RECORDER: [Recorded; 5] = [
+    ("attendant_recorder_bytes_total", "counter", "Bytes of messages recorded.", |c| &c.bytes),
+    ("attendant_recorder_calls_lost_total", "counter", "Calls left out of the recording: the disk was behind.", |c| {
+        &c.lost
+    }),
+    ("attendant_recordings_kept_total", "counter", "Recordings of what led to a decision.", |c| &c.kept),
+    ("attendant_recordings_removed_total", "counter", "Of those, removed to make room.", |c| &c.removed),
+    ("attendant_recorder_failed", "gauge", "1 once the recorder has given up.", |c| &c.failed),
 ];
 
 const STATES: [(ModalityState, &str); 4] = [
