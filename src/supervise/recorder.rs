@@ -133,7 +133,7 @@ pub struct Recorded {
 /// What the writing thread writes to.
 enum Output {
     Whole { writer: RecordingWriter, bytes_max: u64 },
-    Ring(Box<Ring>),
+    Ring(Ring),
 }
 
 impl Output {
@@ -142,7 +142,7 @@ impl Output {
             Keep::Whole { bytes_max } => {
                 Output::Whole { writer: RecordingWriter::create(&spec.path, about)?, bytes_max }
             }
-            Keep::Ring(ring) => Output::Ring(Box::new(Ring::open(&spec.path, about, ring)?)),
+            Keep::Ring(ring) => Output::Ring(Ring::open(&spec.path, about, ring)?),
         })
     }
 
