@@ -12,36 +12,42 @@ use super::{Check, Common, Known, Status, service};
 
 const TOPIC: &str = "bundle";
 
-/// Loads it; the bundle and its pipeline for the headroom, or why there is none.
-pub fn check(common: &Common, known: &Known) -> (Vec<Check>, Result<(Bundle, Pipeline), String>) {
-    let dir = match place(common, known) {
-        Ok(dir) => dir,
-        Err(check) => {
-            let why = check.text.clone();
-            return (vec![*check], Err(why));
-        }
-    };
+/// A bundle that can run.
+pub struct Loaded {
+    pub bundle: Bundle,
+    pub pipeline: Pipeline,
+    load_ms: f64,
+}
+
+/// Loads it; why there is none is a check.
+pub fn load(common: &Common, known: &Known) -> Result<Loaded, Box<Check>> {
+    let dir = place(common, known)?;
     let timer = NanoTimer::start();
     let loaded = Bundle::open(&dir)
         .map_err(|e| e.to_string())
         .and_then(|b| Pipeline::load(&b, &Options::default()).map(|p| (b, p)).map_err(|e| e.to_string()));
-    let ms = timer.elapsed_ns() as f64 / 1e6;
-    let (bundle, pipeline) = match loaded {
+    let load_ms = timer.elapsed_ns() as f64 / 1e6;
+    let (bundle, pipeline) = loaded.map_err(|error| {
+        let fix = format!("attendant inspect {} says more", dir.display());
+        Box::new(Check::new(TOPIC, "load", Status::Error, error).fix(fix))
+    })?;
+    Ok(Loaded { bundle, pipeline, load_ms })
+}
+
+/// What was loaded, which one it is, and in what it computes.
+pub fn check(loaded: &Result<Loaded, Box<Check>>) -> Vec<Check> {
+    let Loaded { bundle, pipeline, load_ms } = match loaded {
         Ok(loaded) => loaded,
-        Err(error) => {
-            let fix = format!("attendant inspect {} says more", dir.display());
-            return (vec![Check::new(TOPIC, "load", Status::Error, &error).fix(fix)], Err(error));
-        }
+        Err(check) => return vec![(**check).clone()],
     };
     let names: Vec<&str> = pipeline.modalities().map(|n| &**n).collect();
-    let text = format!("{} in {}: {}; loads in {ms:.0} ms", bundle.id, bundle.dir.display(), names.join(", "));
-    let mut checks = vec![Check::new(TOPIC, "load", Status::Ok, text)];
-    checks.push(match digest::digest(&bundle.dir) {
+    let (id, dir) = (&bundle.id, bundle.dir.display());
+    let text = format!("{id} in {dir}: {}; loads in {load_ms:.0} ms", names.join(", "));
+    let digest = match digest::digest(&bundle.dir) {
         Ok(digest) => Check::new(TOPIC, "digest", Status::Ok, digest),
-        Err(e) => Check::new(TOPIC, "digest", Status::Error, format!("{}: {e}", bundle.dir.display())),
-    });
-    checks.push(kernels(&bundle));
-    (checks, Ok((bundle, pipeline)))
+        Err(e) => Check::new(TOPIC, "digest", Status::Error, format!("{dir}: {e}")),
+    };
+    vec![Check::new(TOPIC, "load", Status::Ok, text), digest, kernels(bundle)]
 }
 
 /// `--bundle`, else the settings', else where a run would look; of a copy, the copy's.

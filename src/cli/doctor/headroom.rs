@@ -13,6 +13,7 @@ use attendant::signal::{
 };
 use attendant::time::{Clock, Micros, MonotonicClock, NanoTimer, now_ns};
 
+use super::bundle::Loaded;
 use super::jpeg::{self, Noise};
 use super::{Check, Status};
 
@@ -47,10 +48,10 @@ struct Load {
 }
 
 /// Measures, and compares with the board's budget.
-pub fn check(loaded: Result<(Bundle, Pipeline), String>) -> Check {
-    let (bundle, mut pipeline) = match loaded {
+pub fn check(loaded: Result<Loaded, Box<Check>>) -> Check {
+    let Loaded { bundle, mut pipeline, .. } = match loaded {
         Ok(loaded) => loaded,
-        Err(why) => return Check::new(TOPIC, "budget", Status::Unknown, format!("not measured: {why}")),
+        Err(check) => return Check::new(TOPIC, "budget", Status::Unknown, format!("not measured: {}", check.text)),
     };
     let mut sources = sources(&bundle, &pipeline);
     if sources.is_empty() {
@@ -102,12 +103,14 @@ impl Source {
     fn describe(&self) -> String {
         let hz = 1e6 / self.every.0 as f64;
         let what = match &self.sample {
-            Sample::Frame(f) => format!("{:?} {}x{} of {} kB", f.format, f.width, f.height, f.data.len() / 1000),
-            Sample::Audio(a) => format!("sound of {} Hz in blocks", a.sample_rate_hz),
-            Sample::Text(_) => "text".to_owned(),
+            Sample::Frame(f) => {
+                format!("{:?} pictures {}x{} of {} kB", f.format, f.width, f.height, f.data.len() / 1000)
+            }
+            Sample::Audio(a) => format!("blocks of {} Hz", a.sample_rate_hz),
+            Sample::Text(_) => "a sentence".to_owned(),
             _ => "readings".to_owned(),
         };
-        format!("{} {what} at {hz:.1}/s", self.name)
+        format!("{}: {what} at {hz:.1}/s", self.name)
     }
 
     fn renew(&mut self) {

@@ -158,7 +158,7 @@ mod tests {
                 data,
                 ..Frame::default()
             };
-            let mut out = Tensor::default();
+            let mut out = Tensor::zeros_f32(&[]);
             preprocessor.run(&frame, &mut out).unwrap();
             assert!(matches!(preprocessor.jpeg_decoding(), Some(JpegDecoding::Luminance { .. })), "{width}x{height}");
             // the last block is needed

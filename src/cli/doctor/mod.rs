@@ -146,17 +146,17 @@ pub fn run(common: &Common, args: &DoctorArguments) -> Result<ExitCode, Failure>
     let known = Known::gather(args)?;
     let mut checks = processor::board(&known);
     checks.push(processor::check(&known));
-    let (bundle_checks, pipeline) = bundle::check(common, &known);
-    checks.extend(bundle_checks);
-    // after the bundle, so that its memory counts
+    let loaded = bundle::load(common, &known);
+    // with the bundle loaded and nothing else done yet: what is looked at below takes more than a run
     checks.push(processor::memory(&known));
+    checks.extend(bundle::check(&loaded));
     checks.extend(devices::check(&known));
     checks.extend(clock::check(&known));
     checks.extend(thermal::check(&known));
     checks.extend(storage::check(&known));
     checks.extend(service::check(&known));
     if args.headroom {
-        checks.push(headroom::check(pipeline));
+        checks.push(headroom::check(loaded));
     }
     let status = overall(&checks);
     if common.json {
