@@ -183,6 +183,7 @@ def settings() -> None:
     lines = (
         b'[source.t]\nkind = "lm75"\nbus = "/dev/i2c-1"\n[[output]]\non = "ask"\nline = { label = "c", number = 3 }\n'
         b'[mqtt]\nbroker = "mqtts://b"\n[web]\nlisten = "127.0.0.1:1"\n[speech]\ncommand = ["say"]\n'
+        b'[recording]\ndir = "ring"\nring_s = 60\n'
     )
     put("config", "lines", b"\x00" + lines)
     put("config", "wrong-source", b'\x00[source.camera]\nkind = "wav"\n')

@@ -126,7 +126,7 @@ fn ask_driver(known: &Known, path: &Path) -> Result<Vec<Mode>, String> {
         return Err("formats not looked at: a copy has no driver to ask".to_owned());
     }
     let modes = attendant::capture::v4l2::look(path).map_err(|e| format!("formats not looked at: {e}"))?;
-    let code = |format| READ.iter().find(|(_, f)| *f == format).map_or("?", |(code, _)| code).to_owned();
+    let code = |format: FrameFormat| READ.iter().find(|(_, f)| *f == format).map_or("?", |(code, _)| *code).to_owned();
     Ok(modes
         .iter()
         .map(|m| Mode { format: code(m.format), width: m.width, height: m.height, rate_hz: m.rate_hz })

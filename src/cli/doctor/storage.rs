@@ -33,7 +33,7 @@ pub fn check(known: &Known) -> Vec<Check> {
     checks
 }
 
-/// Name and directory; recordings go where they are told, which by default is where the program works.
+/// Name and directory; recordings by hand go where they are told, which by default is where the program works.
 fn places(known: &Known) -> Vec<(&'static str, PathBuf)> {
     let state = known.unit.as_ref().and_then(|u| u.value("StateDirectory"));
     let state = state.map_or(PathBuf::from(STATE), |name| Path::new("/var/lib").join(name));
@@ -48,6 +48,7 @@ fn places(known: &Known) -> Vec<(&'static str, PathBuf)> {
     if let Some(runtime) = known.runtime() {
         let sinks = runtime.sink.iter().map(|s| &s.path).filter(|p| p.as_os_str() != "-");
         places.extend(sinks.filter_map(|file| Some(("events", file.parent()?.to_owned()))));
+        places.extend(runtime.recording.iter().map(|r| ("ring", r.dir.clone())));
         places.extend(runtime.mqtt.iter().filter_map(|m| Some(("mqtt queue", m.queue_dir.clone()?))));
     }
     // the settings' paths are made absolute with the place of their file, which in a copy is below its root
