@@ -235,22 +235,34 @@ fn read(dir: &Path, name: &str) -> Result<Layer, Vec<Problem>> {
     let text = std::fs::read_to_string(dir.join(format!("{name}.toml"))).map_err(|e| {
         vec![Problem { file: file.clone(), line: 1, message: format!("{e}; the file must be readable UTF-8") }]
     })?;
-    let root = DeTable::parse(&text).map_err(|e| {
-        let (line, message) = explain(&text, &e);
+    read_text(file, &text)
+}
+
+/// The board that `text` alone describes, without what it inherits: for fuzzing.
+///
+/// # Errors
+/// As [`load`].
+pub fn of_text(name: &str, text: &str) -> Result<Board, Vec<Problem>> {
+    check(name, read_text(format!("boards/{name}.toml"), text)?)
+}
+
+fn read_text(file: String, text: &str) -> Result<Layer, Vec<Problem>> {
+    let root = DeTable::parse(text).map_err(|e| {
+        let (line, message) = explain(text, &e);
         vec![Problem { file: file.clone(), line, message }]
     })?;
     let mut layer = Layer { file: file.clone(), inherit: None, values: BTreeMap::new(), gpio: BTreeMap::new() };
     let mut problems = Vec::new();
     for (key, value) in root.get_ref() {
-        let line = line_at(&text, key.span().start);
+        let line = line_at(text, key.span().start);
         let name: &str = key.get_ref();
         match (name, value.get_ref()) {
             ("inherit", DeValue::String(parent)) => layer.inherit = Some((parent.to_string(), line)),
             ("inherit", _) => problems.push((line, "inherit: expected the name of a board in quotes".to_owned())),
-            ("gpio", DeValue::Table(table)) => read_gpio(&text, &file, table, &mut layer.gpio, &mut problems),
+            ("gpio", DeValue::Table(table)) => read_gpio(text, &file, table, &mut layer.gpio, &mut problems),
             (section, DeValue::Table(table)) if is_section(section) => {
                 for (key, value) in table {
-                    let line = line_at(&text, key.span().start);
+                    let line = line_at(text, key.span().start);
                     take(&mut layer, &format!("{section}.{}", key.get_ref()), value.get_ref(), line, &mut problems);
                 }
             }

@@ -7,6 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 #[path = "../boards/schema.rs"]
+#[allow(dead_code, reason = "one file without its folder is for fuzzing")]
 mod schema;
 #[path = "../src/config/spans.rs"]
 #[allow(dead_code, reason = "the way from a key to its line is for the bundle's checks")]

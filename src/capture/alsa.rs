@@ -294,31 +294,12 @@ fn capture_nodes(dir: &Path) -> Vec<PathBuf> {
 
 /// The first card with a device that records, by its name: numbers change with the order of plugging in.
 fn first_card() -> Option<String> {
-    list().into_iter().next().map(|found| found.device)
-}
-
-/// What `doctor` says about one microphone.
-#[derive(Clone, Debug)]
-pub struct Found {
-    /// The name to write into `attendant.toml`.
-    pub device: String,
-    /// The node, for its permissions.
-    pub node: PathBuf,
-    /// What the card calls itself.
-    pub card: String,
-}
-
-/// Every device that records.
-#[must_use]
-pub fn list() -> Vec<Found> {
-    let found = capture_nodes(Path::new("/dev/snd")).into_iter().filter_map(|node| {
-        let name = node.file_name()?.to_str()?.to_owned();
+    capture_nodes(Path::new("/dev/snd")).iter().find_map(|node| {
+        let name = node.file_name()?.to_str()?;
         let (card, device) = name.strip_prefix("pcmC")?.strip_suffix('c')?.split_once('D')?;
         let id = std::fs::read_to_string(format!("/proc/asound/card{card}/id")).ok()?;
-        let card_name = alsa::card::Card::new(card.parse().ok()?).get_name().unwrap_or_default();
-        Some(Found { device: format!("plughw:CARD={},DEV={device}", id.trim()), node, card: card_name })
-    });
-    found.collect()
+        Some(format!("plughw:CARD={},DEV={device}", id.trim()))
+    })
 }
 
 #[cfg(test)]

@@ -48,7 +48,7 @@ pub enum ErrorKind {
 }
 
 /// A source that could not deliver.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 #[error("{source_name}: {message}")]
 pub struct CaptureError {
     /// What the caller does.

@@ -53,12 +53,22 @@ fn number_of(path: &Path) -> Option<u32> {
 #[must_use]
 pub fn holders(proc: &Path, node: &Path) -> Vec<String> {
     let wanted = fs::canonicalize(node).unwrap_or_else(|_| node.to_path_buf());
-    let mut found = Vec::new();
+    holders_of(proc, &wanted).0
+}
+
+/// As [`holders`], where `wanted` is what the links below `proc` say, which may be those of another machine; and how many processes do not
+/// show what they have open.
+#[must_use]
+pub fn holders_of(proc: &Path, wanted: &Path) -> (Vec<String>, usize) {
+    let (mut found, mut hidden) = (Vec::new(), 0);
     for entry in fs::read_dir(proc).into_iter().flatten().flatten() {
         let name = entry.file_name();
         let Some(pid) = name.to_str().filter(|n| n.bytes().all(|b| b.is_ascii_digit())) else { continue };
-        let files = fs::read_dir(entry.path().join("fd")).into_iter().flatten().flatten();
-        if files.into_iter().any(|fd| fs::read_link(fd.path()).is_ok_and(|target| target == wanted)) {
+        let Ok(files) = fs::read_dir(entry.path().join("fd")) else {
+            hidden += 1;
+            continue;
+        };
+        if files.flatten().any(|fd| fs::read_link(fd.path()).is_ok_and(|target| target == wanted)) {
             let comm = fs::read_to_string(entry.path().join("comm")).unwrap_or_default();
             found.push(format!("{} (pid {pid})", comm.trim()));
             if found.len() == HOLDERS_MAX {
@@ -66,7 +76,7 @@ pub fn holders(proc: &Path, node: &Path) -> Vec<String> {
             }
         }
     }
-    found
+    (found, hidden)
 }
 
 /// What goes on while a device is used, and what mends it.

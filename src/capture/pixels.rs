@@ -9,6 +9,12 @@ use crate::signal::{Frame, PixelFormat};
 /// Share of the wanted rate from which a mode counts as fast enough: cameras say 29.97 and mean 30.
 const RATE_ENOUGH: f32 = 0.9;
 
+/// Longest side of a frame: beyond any sensor, and the sizes of its planes stay far from overflowing.
+const SIDE_MAX: u32 = 1 << 16;
+
+/// Longest row with its padding.
+const STRIDE_MAX: u32 = 4 * SIDE_MAX;
+
 /// What a camera can deliver.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Mode {
@@ -81,9 +87,12 @@ pub fn nearest_step(wanted: u32, min: u32, max: u32, step: u32) -> u32 {
     min + (wanted - min) / step.max(1) * step.max(1)
 }
 
-/// Bytes of a frame without padding; none for MJPEG, whose frames differ.
+/// Bytes of a frame without padding; none for MJPEG, whose frames differ, and for a size that no frame has.
 #[must_use]
 pub fn frame_bytes(format: FrameFormat, width: u32, height: u32) -> Option<usize> {
+    if width.max(height) > SIDE_MAX {
+        return None;
+    }
     let (width, height) = (width as usize, height as usize);
     let chroma = width.div_ceil(2) * height.div_ceil(2);
     match format {
@@ -125,11 +134,9 @@ impl Layout {
     /// Copies `bytes` into `into`, whose time and number are the caller's.
     ///
     /// # Errors
-    /// In words, for a frame that is shorter than its layout says, or no JPEG.
+    /// In words, for a frame that is shorter than its layout says, or no JPEG, and for a layout of no or of impossible size.
     pub fn store(&self, bytes: &[u8], into: &mut Frame) -> Result<(), String> {
-        let (row, rows) = self.rows();
-        let stride = (self.stride as usize).max(row);
-        (into.width, into.height, into.stride) = (self.width, self.height, stride as u32);
+        (into.width, into.height) = (self.width, self.height);
         if self.format == FrameFormat::Mjpeg {
             if !bytes.starts_with(&[0xff, 0xd8]) {
                 return Err(format!("a frame of {} bytes that does not begin as a JPEG", bytes.len()));
@@ -138,6 +145,16 @@ impl Layout {
             refill(&mut into.data, bytes);
             return Ok(());
         }
+        let (width, height, sides) = (self.width, self.height, 1..=SIDE_MAX);
+        if !sides.contains(&width) || !sides.contains(&height) || self.stride > STRIDE_MAX {
+            return Err(format!(
+                "a frame of {width} x {height} in rows of {} bytes, expected sides of 1 to {SIDE_MAX} and rows of at most {STRIDE_MAX}",
+                self.stride
+            ));
+        }
+        let (row, rows) = self.rows();
+        let stride = (self.stride as usize).max(row);
+        into.stride = stride as u32;
         let mut needed = stride * rows.saturating_sub(1) + row;
         if self.format == FrameFormat::Yu12 {
             needed = stride * self.height as usize + 2 * stride.div_ceil(2) * self.height.div_ceil(2) as usize;
@@ -260,6 +277,11 @@ mod tests {
             ),
             (Yu12, 1, 1, 1, &[1, 2, 3], Ok((PixelFormat::Nv12, 2, &[1, 0, 2, 3]))),
             (Yu12, 2, 2, 2, &[1, 2, 3, 4, 5], Err("a frame of 5 bytes, expected 6")),
+            (Yu12, 0, 2, 0, &[1, 2, 3], Err("a frame of 0 x 2 in rows of 0 bytes, expected sides of 1 to 65536")),
+            (Gray, 2, 0, 0, &[], Err("a frame of 2 x 0")),
+            (Nv12, u32::MAX, u32::MAX, u32::MAX, &[1, 2, 3], Err("a frame of 4294967295 x 4294967295")),
+            (Gray, 2, 2, u32::MAX, &[1, 2, 3, 4], Err("a frame of 2 x 2 in rows of 4294967295 bytes")),
+            (Mjpeg, 0, 0, 0, &[0xff, 0xd8, 1], Ok((PixelFormat::Jpeg, 0, &[0xff, 0xd8, 1]))),
             (Mjpeg, 9, 9, 0, &[0xff, 0xd8, 1], Ok((PixelFormat::Jpeg, 0, &[0xff, 0xd8, 1]))),
             (Mjpeg, 9, 9, 0, &[0, 0], Err("a frame of 2 bytes that does not begin as a JPEG")),
         ];
@@ -289,5 +311,6 @@ mod tests {
             }
         }
         assert_eq!(frame_bytes(Mjpeg, 640, 480), None);
+        assert_eq!(frame_bytes(Rgb, u32::MAX, u32::MAX), None);
     }
 }

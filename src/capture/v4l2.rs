@@ -278,30 +278,13 @@ fn rate_of(interval: &Fraction) -> f32 {
     interval.denominator as f32 / interval.numerator.max(1) as f32
 }
 
-/// What `doctor` says about one camera.
-#[derive(Clone, Debug)]
-pub struct Found {
-    /// Its node.
-    pub node: PathBuf,
-    /// What it calls itself.
-    pub card: String,
-    /// What it can deliver of what can be read.
-    pub modes: Vec<Mode>,
-}
-
-/// Every camera of the machine, or why one cannot be asked. Nodes that carry no pictures (metadata, codecs) are left out.
-#[must_use]
-pub fn list() -> Vec<Result<Found, CaptureError>> {
-    let ask = |node: &PathBuf| -> io::Result<Found> {
-        let device = Device::with_path(node)?;
-        let card = device.query_caps()?.card;
-        Ok(Found { node: node.clone(), card, modes: modes(&device, None).unwrap_or_default() })
-    };
-    let nodes = node::cameras(Path::new("/dev"), "auto");
-    let asked = nodes
-        .iter()
-        .map(|node| ask(node).map_err(|e| node::failed(&node.display().to_string(), node, "opening", &e, HINTS())));
-    asked.filter(|found| found.as_ref().map_or(true, |f| !f.modes.is_empty())).collect()
+/// What the camera at `node` can deliver of what can be read, for `doctor`; nothing is started.
+///
+/// # Errors
+/// Why it cannot be asked.
+pub fn look(node: &Path) -> Result<Vec<Mode>, CaptureError> {
+    let ask = || modes(&Device::with_path(node)?, None);
+    ask().map_err(|e| node::failed(&node.display().to_string(), node, "opening", &e, HINTS()))
 }
 
 #[cfg(test)]

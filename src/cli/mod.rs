@@ -89,8 +89,8 @@ enum Command {
     Bench(bench::BenchArguments),
     /// The boards this source tree knows, and the one this binary was built for
     Boards,
-    /// What this machine offers and lacks: bundle, CPU features, clock, devices, memory
-    Doctor,
+    /// What this machine offers and lacks, and the command that mends it: devices, permissions, heat, power, disk, service, bundle
+    Doctor(doctor::DoctorArguments),
     /// Export preprocessed tensors as .npy: what training reads
     Features(features::FeaturesArguments),
     /// Run an ONNX model on .npy inputs: for comparing outputs with another engine's
@@ -227,7 +227,7 @@ pub fn dispatch(arguments: Arguments) -> Result<ExitCode, Failure> {
         Command::Inspect(args) => inspect::run(&common, &args),
         Command::Bench(args) => bench::run(&common, &args),
         Command::Boards => boards::run(&common),
-        Command::Doctor => doctor::run(&common),
+        Command::Doctor(args) => doctor::run(&common, &args),
         Command::Features(args) => features::run(&common, &args),
         Command::Infer(args) => infer::run(&common, &args),
         Command::Completions { shell } => {

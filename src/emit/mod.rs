@@ -3,6 +3,7 @@
 //! The supervisor hands every event to every [`Sink`]. A sink writes and reports what went wrong ([`SinkError::kind`]);
 //! whether to go on without it is the supervisor's decision. No sink opens a file or a connection here.
 
+pub mod body;
 mod json_lines;
 pub mod lines;
 mod live_view;

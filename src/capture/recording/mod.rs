@@ -51,6 +51,8 @@ pub struct Recording<R = BufReader<File>> {
     /// Time of the newest message.
     now: Micros,
     samples: u64,
+    /// The message that could not be read: what comes after it is not delivered.
+    failed: Option<CaptureError>,
 }
 
 /// What is shown to the device from `t` on, as the author of a recording states it.
@@ -127,6 +129,7 @@ impl<R: Read> Recording<R> {
             start_ns: None,
             now: Micros::ZERO,
             samples: 0,
+            failed: None,
         })
     }
 
@@ -153,7 +156,8 @@ impl<R: Read> Recording<R> {
             let Some(schema) = schema.filter(|s| !matches!(s, Schema::Truth | Schema::Call | Schema::Event)) else {
                 continue;
             };
-            let source = self.decode(schema, into).map_err(|message| self.damaged(channel, &message))?;
+            let decoded = self.decode(schema, into);
+            let source = decoded.map_err(|message| self.damaged(channel, &message))?;
             self.samples += 1;
             return Ok(Some(match source {
                 Some(failed) => failed,
@@ -164,6 +168,9 @@ impl<R: Read> Recording<R> {
 
     /// Reads up to the next message, of any kind, and notes its time.
     fn advance(&mut self) -> Result<Option<(usize, Option<Schema>)>, CaptureError> {
+        if let Some(error) = &self.failed {
+            return Err(error.clone());
+        }
         let message = self.container.next_message().map_err(|message| {
             let readable = format!("{} samples up to {} were readable before that", self.samples, self.now);
             CaptureError::fatal(&*self.name, format!("{message}; {readable}"))
@@ -211,9 +218,11 @@ impl<R: Read> Recording<R> {
         Ok(None)
     }
 
-    fn damaged(&self, channel: usize, message: &str) -> CaptureError {
+    /// The error of the message at hand, which is final.
+    fn damaged(&mut self, channel: usize, message: &str) -> CaptureError {
         let Channel { topic, .. } = self.container.channel(channel);
-        CaptureError::fatal(&*self.name, format!("message on {topic} at {}: {message}", self.now))
+        let error = CaptureError::fatal(&*self.name, format!("message on {topic} at {}: {message}", self.now));
+        self.failed.insert(error).clone()
     }
 }
 
@@ -265,8 +274,8 @@ impl Survey {
                     Err(m) => return Err(recording.damaged(channel, &m)),
                 },
                 Some(Schema::Truth) => {
-                    let truth =
-                        message::truth(recording.container.body()).map_err(|m| recording.damaged(channel, &m))?;
+                    let read = message::truth(recording.container.body());
+                    let truth = read.map_err(|m| recording.damaged(channel, &m))?;
                     survey.truths.push(Truth { t: recording.now, ..truth });
                 }
                 // a fault is no sample of its channel

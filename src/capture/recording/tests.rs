@@ -336,6 +336,27 @@ fn the_end_is_final() {
 }
 
 #[test]
+fn nothing_is_delivered_behind_a_message_that_cannot_be_read() {
+    let mut author = all_channels(mcap::WriteOptions::new());
+    author.message("/text", 0, br#"{"text":"a"}"#).message("/text", 1_000, b"no JSON").message(
+        "/text",
+        2_000,
+        br#"{"text":"b"}"#,
+    );
+    let bytes = author.finish();
+    let (samples, end) = play(&bytes);
+    assert_eq!((samples.len(), end.is_err()), (1, true));
+    let mut into = Sample::Text(Utterance::default());
+    let mut recording = Recording::from_reader("test.mcap", &bytes[..]).unwrap();
+    recording.next(&mut into).unwrap();
+    let first = recording.next(&mut into).unwrap_err().to_string();
+    assert!(first.contains("/text at 0.001"), "{first}");
+    for _ in 0..3 {
+        assert_eq!(recording.next(&mut into).unwrap_err().to_string(), first);
+    }
+}
+
+#[test]
 fn damage_ends_in_an_error_or_in_samples_but_never_in_a_panic() {
     let whole = one_of_each(mcap::WriteOptions::new().calculate_chunk_crcs(false));
     for at in 0..whole.len() {

@@ -17,7 +17,8 @@ use axum::response::{IntoResponse as _, Response};
 use axum::routing::{MethodRouter, get, post};
 use tokio::time::timeout;
 
-use crate::signal::{Command, TEXT_CHARS_MAX};
+use crate::emit::body::{self, BodyError, Resume};
+use crate::signal::Command;
 
 use super::assets::{Asset, is_match};
 use super::counts::Reason;
@@ -174,7 +175,7 @@ fn file(shared: &Shared, name: &str, headers: &HeaderMap) -> Response {
 
 async fn events(State(shared): Web, headers: HeaderMap) -> Response {
     let id = headers.get("last-event-id").and_then(|v| v.to_str().ok());
-    let from = stream::Resume::parse(id, &shared.run);
+    let from = Resume::parse(id, &shared.run);
     match shared.counts.open_streams.take(shared.clients_max) {
         Some(seat) => streamed(stream::events(&shared, seat, from)),
         None => too_many(&shared),
@@ -216,31 +217,15 @@ async fn metrics(State(shared): Web) -> Response {
     }
 }
 
-#[derive(serde::Deserialize)]
-#[serde(deny_unknown_fields)]
-struct TextBody {
-    text: String,
-}
-
-#[derive(serde::Deserialize)]
-#[serde(deny_unknown_fields)]
-struct ChoiceBody {
-    class: String,
-}
-
 async fn text(State(shared): Web, request: Request) -> Response {
-    let TextBody { text } = match body_of(&shared, request, "{\"text\":\"...\"}").await {
-        Ok(body) => body,
+    let bytes = match body_of(&shared, request).await {
+        Ok(bytes) => bytes,
         Err(response) => return *response,
     };
-    let chars = text.chars().count();
-    if chars > TEXT_CHARS_MAX {
-        let why = format!("the text has {chars} characters, expected at most {TEXT_CHARS_MAX}");
-        return refuse(&shared, Reason::Size, StatusCode::PAYLOAD_TOO_LARGE, &why);
-    }
-    if text.trim().is_empty() {
-        return refuse(&shared, Reason::Text, StatusCode::BAD_REQUEST, "the text is empty; write what is wanted");
-    }
+    let text = match body::text(&bytes) {
+        Ok(text) => text,
+        Err(error) => return refuse_body(&shared, &error),
+    };
     if !shared.facts.inputs.iter().any(|(_, _, is_typed)| *is_typed) {
         return refuse(&shared, Reason::Text, StatusCode::CONFLICT, "this bundle does not read; show or say it");
     }
@@ -248,9 +233,13 @@ async fn text(State(shared): Web, request: Request) -> Response {
 }
 
 async fn choice(State(shared): Web, request: Request) -> Response {
-    let ChoiceBody { class } = match body_of(&shared, request, "{\"class\":\"...\"}").await {
-        Ok(body) => body,
+    let bytes = match body_of(&shared, request).await {
+        Ok(bytes) => bytes,
         Err(response) => return *response,
+    };
+    let class = match body::choice(&bytes) {
+        Ok(class) => class,
+        Err(error) => return refuse_body(&shared, &error),
     };
     let (is_fallback, now) = shared.monitor.read(|s| (s.is_fallback, s.t));
     let is_class = shared.facts.labels.iter().any(|l| **l == *class);
@@ -271,12 +260,16 @@ fn send(shared: &Shared, command: Command) -> Response {
     }
 }
 
-/// The body as JSON, if its type, its size, its time and the rate of all requests allow.
-async fn body_of<T: serde::de::DeserializeOwned>(
-    shared: &Shared,
-    request: Request,
-    expected: &str,
-) -> Result<T, Box<Response>> {
+fn refuse_body(shared: &Shared, error: &BodyError) -> Response {
+    match error {
+        BodyError::Json(why) => refuse(shared, Reason::Json, StatusCode::BAD_REQUEST, why),
+        BodyError::TooLong(why) => refuse(shared, Reason::Size, StatusCode::PAYLOAD_TOO_LARGE, why),
+        BodyError::Empty(why) => refuse(shared, Reason::Text, StatusCode::BAD_REQUEST, why),
+    }
+}
+
+/// The bytes of a body of JSON, if its type, its size, its time and the rate of all requests allow.
+async fn body_of(shared: &Shared, request: Request) -> Result<Vec<u8>, Box<Response>> {
     let headers = request.headers();
     let content_type = headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
     let media_type = content_type.split(';').next().unwrap_or_default().trim();
@@ -323,10 +316,7 @@ async fn body_of<T: serde::de::DeserializeOwned>(
             return Err(Box::new(refuse(shared, Reason::BodyTimeout, StatusCode::REQUEST_TIMEOUT, why)));
         }
     }
-    serde_json::from_slice(&bytes).map_err(|error| {
-        let why = format!("the body is not {expected}: {error}");
-        Box::new(refuse(shared, Reason::Json, StatusCode::BAD_REQUEST, &why))
-    })
+    Ok(bytes)
 }
 
 #[cfg(test)]

@@ -14,6 +14,8 @@ use hyper::body::Frame;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
+use crate::emit::body::Resume;
+
 use super::counts::Seat;
 use super::{Helper, Shared};
 
@@ -42,29 +44,6 @@ impl HttpBody for Stream {
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         self.frames.poll_recv(cx).map(|bytes| bytes.map(|b| Ok(Frame::data(b))))
-    }
-}
-
-/// What `Last-Event-ID` asks for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Resume {
-    /// What is new from here on.
-    Now,
-    /// What follows this event of this run.
-    After(u64),
-    /// Everything that is left: the client knows another run of the program.
-    AnotherRun,
-}
-
-impl Resume {
-    /// Reads the header: `RUN-SEQ`. What is no id of ours counts as none.
-    pub fn parse(id: Option<&str>, run: &str) -> Self {
-        let Some((theirs, seq)) = id.and_then(|id| id.trim().split_once('-')) else { return Resume::Now };
-        match seq.parse() {
-            Ok(seq) if theirs == run => Resume::After(seq),
-            Ok(_) => Resume::AnotherRun,
-            Err(_) => Resume::Now,
-        }
     }
 }
 
@@ -152,23 +131,6 @@ pub(super) fn telemetry_frame(json: &[u8]) -> Bytes {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn an_id_says_where_to_go_on() {
-        for (id, expect) in [
-            (None, Resume::Now),
-            (Some("a1-7"), Resume::After(7)),
-            (Some(" a1-0 "), Resume::After(0)),
-            (Some("b2-7"), Resume::AnotherRun),
-            (Some("7"), Resume::Now),
-            (Some("a1-"), Resume::Now),
-            (Some("a1--1"), Resume::Now),
-            (Some("a1-99999999999999999999999"), Resume::Now),
-            (Some(""), Resume::Now),
-        ] {
-            assert_eq!(Resume::parse(id, "a1"), expect, "{id:?}");
-        }
-    }
 
     #[test]
     fn a_frame_is_an_id_and_one_line() {
