@@ -149,23 +149,14 @@ impl Fusion {
         zeros(&mut out.weights, n);
         zeros(&mut out.contributions, n);
         let present = tokens.iter().filter(|t| t.embedding.is_some()).count();
+        self.probabilities(tokens, &mut out.probabilities)?;
         if present == 0 {
-            self.shape.nothing(&mut out.probabilities);
             out.class = likeliest(&out.probabilities);
             return Ok(());
         }
-        match &mut self.attention {
-            None => {
-                out.probabilities.clear();
-                out.probabilities.extend(tokens[0].embedding.iter().flat_map(|e| &e.logits));
-                softmax(&mut out.probabilities, 1.0);
-                out.weights[0] = 1.0;
-            }
-            Some(attention) => {
-                attention.fill(tokens)?;
-                attention.run(&mut out.probabilities)?;
-                attention.weights(tokens, &mut out.weights);
-            }
+        match &self.attention {
+            None => out.weights[0] = 1.0,
+            Some(attention) => attention.weights(tokens, &mut out.weights),
         }
         out.class = likeliest(&out.probabilities);
         let p = out.p();
@@ -180,6 +171,29 @@ impl Fusion {
             *contribution = p - self.without.get(out.class).copied().unwrap_or(0.0);
         }
         Ok(())
+    }
+
+    /// The probabilities of [`Fusion::fuse`] alone, f32 `[C]`.
+    ///
+    /// # Errors
+    /// As [`Fusion::fuse`].
+    pub fn probabilities(&mut self, tokens: &[TokenView<'_>], out: &mut Vec<f32>) -> Result<(), InferError> {
+        if tokens.iter().all(|t| t.embedding.is_none()) {
+            self.shape.nothing(out);
+            return Ok(());
+        }
+        match &mut self.attention {
+            None => {
+                out.clear();
+                out.extend(tokens[0].embedding.iter().flat_map(|e| &e.logits));
+                softmax(out, 1.0);
+                Ok(())
+            }
+            Some(attention) => {
+                attention.fill(tokens)?;
+                attention.run(out)
+            }
+        }
     }
 }
 

@@ -4,6 +4,7 @@
 //! no clock: the same samples at the same times give the same events. After warm-up it allocates nothing of its own.
 
 mod tokens;
+mod trace;
 
 use std::sync::Arc;
 
@@ -13,6 +14,7 @@ use crate::board::{BOARD, Kind};
 use crate::bundle::{Bundle, Intents};
 use crate::config::ConfigError;
 use crate::decide::advice::{self, Catalogue, Known, Lang, UnknownLanguage};
+use crate::decide::trace::Trace;
 use crate::decide::{self, Choosable, FusedView, Policy, Verdict};
 use crate::fuse::{Fused, Fusion, FusionShape, TokenView};
 use crate::infer::{Dtype, Encoder as _, InferError, OnnxEncoder};
@@ -449,6 +451,9 @@ pub struct Pipeline {
     tape: Option<Box<dyn Tape>>,
     /// What the encoders make of the sample at hand, while a tape wants it.
     answers: Answers,
+    trace: Option<Box<Trace>>,
+    /// Probabilities of a fusion without some of the modalities.
+    probe: Vec<f32>,
     /// Requests that come by command, so that taking one allocates nothing.
     typed: Sample,
 }
@@ -494,6 +499,8 @@ impl Pipeline {
             meter: None,
             tape: None,
             answers: Answers::default(),
+            trace: None,
+            probe: Vec::new(),
             typed: Sample::default(),
             stages,
             fusion,
@@ -669,10 +676,12 @@ impl Pipeline {
         self.last_step = Some(now);
         self.report_states(now, events);
         let Some(present) = self.fuse_tokens(now) else { return };
-        let (class, p) = (self.fused.class, self.fused.p());
-        let undecided = Some(class) == self.policy.none() || p < self.policy.enter();
+        if self.trace.is_some() {
+            self.note_step(now);
+        }
+        let undecided = self.policy.is_undecided(&self.fused.probabilities);
         let out_of_scope = if undecided { self.out_of_scope(now) } else { None };
-        debug!("{now}: {} {p:.2} weights {:.2?}", self.labels[class], self.fused.weights);
+        debug!("{now}: {} {:.2} weights {:.2?}", self.labels[self.fused.class], self.fused.p(), self.fused.weights);
         let view = FusedView { p: &self.fused.probabilities, present, out_of_scope };
         let verdicts =
             timed(self.meter.as_ref(), |l| &l.decide, || decide::step(&mut self.state, &view, now, &self.policy));
@@ -702,10 +711,15 @@ impl Pipeline {
 
     /// Capture time of the held request whose likeliest intent is below the bundle's threshold.
     fn out_of_scope(&self, now: Micros) -> Option<Micros> {
+        self.held_out_of_scope(now).map(|(_, t)| t)
+    }
+
+    /// The same, with the index of its modality.
+    fn held_out_of_scope(&self, now: Micros) -> Option<(usize, Micros)> {
         let held = |i: &usize| self.intents[*i].is_some() && self.stages[*i].state(now) == ModalityState::Ok;
         let stage = (0..self.stages.len()).find(held)?;
         let (_, p) = likeliest(&self.stages[stage].embedding.intents)?;
-        (p < self.thresholds[stage]).then_some(self.stages[stage].embedding.t)
+        (p < self.thresholds[stage]).then_some((stage, self.stages[stage].embedding.t))
     }
 
     /// The held request's intent with its class, if it is in scope.
@@ -834,6 +848,9 @@ impl Pipeline {
         let from = if self.is_fallback(now) { Choosable::Every } else { Choosable::Offered };
         let verdicts = decide::choose(&mut self.state, class, from, now, &self.policy)
             .map_err(|error| Refusal::new(RefusalKind::NotOffered, format!("{label}: {error}")))?;
+        if let Some(trace) = &mut self.trace {
+            trace.chosen(now, class, from);
+        }
         for verdict in verdicts {
             let event = self.decision(now, &verdict);
             events.push(event);

@@ -12,6 +12,7 @@ mod infer;
 mod inspect;
 mod npy;
 mod outside;
+mod plot;
 mod record;
 mod run;
 mod stream;

@@ -1,18 +1,17 @@
-//! `attendant eval` on a stream: a recording, or a sound file in which nothing is to be decided.
+//! `attendant eval` on a sound file in which nothing is to be decided, and what is said of any stream.
 //!
-//! The stream goes through the player, the pipeline and the decision rules that `run` uses, at full speed.
+//! The sound goes through the player, the pipeline and the decision rules that `run` uses, at full speed.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::atomic::AtomicBool;
 
-use attendant::capture::recording::{Recording, Survey};
 use attendant::capture::wav::WavMic;
 use attendant::emit::Sink;
-use attendant::emit::summary::{Seen, Summary};
+use attendant::emit::summary::Seen;
 use attendant::pipeline::Pipeline;
-use attendant::supervise::{self, Feed, FileFeed, Outside, Pacing};
-use attendant::time::MonotonicClock;
+use attendant::supervise::{self, FileFeed, Outside, Pacing};
+use attendant::time::{Micros, MonotonicClock};
 
 use super::{Common, Failure, outln};
 
@@ -21,19 +20,19 @@ use super::{Common, Failure, outln};
 struct Report {
     file: PathBuf,
     stream: Stream,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    summary: Option<Summary>,
 }
 
+/// What was decided in a stream.
 #[derive(serde::Serialize)]
-struct Stream {
-    minutes: f64,
+pub struct Stream {
+    /// How long it is.
+    pub minutes: f64,
     /// Classes entered.
-    decisions: u64,
-    /// The same per hour: false alarms if the file holds nothing to decide.
+    pub decisions: u64,
+    /// The same per hour: false alarms if the stream holds nothing to decide.
     decisions_per_hour: f64,
     /// Questions to the visitor.
-    questions: u64,
+    pub questions: u64,
     /// When each class was entered, and with what probability.
     entered: Vec<Entered>,
 }
@@ -45,44 +44,30 @@ struct Entered {
     p: f32,
 }
 
+impl Stream {
+    /// Of `duration`, with what was entered: when, which class, with what probability.
+    pub fn of(duration: Micros, questions: u64, entered: impl Iterator<Item = (Micros, String, f32)>) -> Stream {
+        let entered: Vec<Entered> = entered.map(|(t, class, p)| Entered { t_s: t.0 as f64 / 1e6, class, p }).collect();
+        let (minutes, decisions) = (duration.0 as f64 / 60e6, entered.len() as u64);
+        let decisions_per_hour = decisions as f64 / (minutes / 60.0).max(f64::MIN_POSITIVE);
+        Stream { minutes, decisions, decisions_per_hour, questions, entered }
+    }
+}
+
 /// Plays the file and reports what was decided.
-pub fn run(common: &Common, file: &Path, extension: &str, pipeline: &mut Pipeline) -> Result<ExitCode, Failure> {
-    let mut segments = Vec::new();
-    let mut feed: Box<dyn Feed> = if extension == "mcap" {
-        segments = super::segments(&Survey::of(file)?);
-        Box::new(Recording::open(file)?)
-    } else {
-        let mut feed = FileFeed::default();
-        feed.mic("mic", Box::new(WavMic::open(file, super::BLOCK_MS)?));
-        Box::new(feed)
-    };
+pub fn run(common: &Common, file: &Path, pipeline: &mut Pipeline) -> Result<ExitCode, Failure> {
+    let mut feed = FileFeed::default();
+    feed.mic("mic", Box::new(WavMic::open(file, super::BLOCK_MS)?));
     let mut seen = Seen::default();
     let outcome = {
         let mut sinks: Vec<Box<dyn Sink + '_>> = vec![Box::new(&mut seen)];
         let stop = AtomicBool::new(false);
-        supervise::play(
-            &mut *feed,
-            pipeline,
-            &MonotonicClock::new(),
-            Pacing::Max,
-            &mut sinks,
-            &stop,
-            &Outside::default(),
-        )?
+        let (clock, outside) = (MonotonicClock::new(), Outside::default());
+        supervise::play(&mut feed, pipeline, &clock, Pacing::Max, &mut sinks, &stop, &outside)?
     };
-    let minutes = outcome.duration.0 as f64 / 60e6;
-    let entered: Vec<Entered> =
-        seen.entered().map(|(t, class, p)| Entered { t_s: t.0 as f64 / 1e6, class: class.to_string(), p }).collect();
-    let decisions = entered.len() as u64;
-    let stream = Stream {
-        minutes,
-        decisions,
-        decisions_per_hour: decisions as f64 / (minutes / 60.0).max(f64::MIN_POSITIVE),
-        questions: seen.questions(),
-        entered,
-    };
-    let summary = (!segments.is_empty()).then(|| seen.summary(&segments, outcome.duration));
-    let report = Report { file: file.to_owned(), stream, summary };
+    let entered = seen.entered().map(|(t, class, p)| (t, class.to_string(), p));
+    let stream = Stream::of(outcome.duration, seen.questions(), entered);
+    let report = Report { file: file.to_owned(), stream };
     if common.json {
         common.print_json(&report)?;
         return Ok(ExitCode::SUCCESS);
@@ -98,9 +83,6 @@ pub fn run(common: &Common, file: &Path, extension: &str, pipeline: &mut Pipelin
     );
     for e in &s.entered {
         outln!("{:9.2} s  {}  p {:.2}", e.t_s, e.class, e.p);
-    }
-    if let Some(summary) = &report.summary {
-        outln!("\n{}", summary.render(100, false));
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -137,6 +137,14 @@ impl Policy {
         Ok(())
     }
 
+    /// Whether a fused result, f32 `[C]`, decides nothing by itself: `none` is the likeliest, or what is stays below `enter`.
+    /// Of equals the first counts.
+    #[must_use]
+    pub fn is_undecided(&self, p: &[f32]) -> bool {
+        let top = (0..p.len()).fold(0, |best, class| if p[class] > p[best] { class } else { best });
+        Some(top) == self.none || p.get(top).is_none_or(|p| *p < self.enter)
+    }
+
     /// Index of the label that means "nobody asks anything".
     #[must_use]
     pub fn none(&self) -> Option<usize> {

@@ -75,6 +75,34 @@ impl Proportion {
     }
 }
 
+/// Events by the hour, with the 95 % interval of a Poisson count (Byar's approximation; Breslow and Day, Statistical Methods in Cancer
+/// Research II, 1987, eq. 2.13).
+#[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
+pub struct Rate {
+    /// How many.
+    pub count: u64,
+    /// In how many hours.
+    pub hours: f64,
+    /// `count / hours`; none if there was no time.
+    pub per_hour: Option<f64>,
+    /// Lower end.
+    pub low: Option<f64>,
+    /// Upper end.
+    pub high: Option<f64>,
+}
+
+impl Rate {
+    /// `count` within `time`.
+    #[must_use]
+    pub fn new(count: u64, time: crate::time::Micros) -> Rate {
+        let (n, hours) = (count as f64, time.0 as f64 / 3.6e9);
+        let by_hour = |n: f64| (hours > 0.0).then_some(n / hours);
+        let byar = |n: f64, sign: f64| n * (1.0 - 1.0 / (9.0 * n) + sign * Z95 / (3.0 * n.sqrt())).powi(3);
+        let low = if count == 0 { 0.0 } else { byar(n, -1.0).max(0.0) };
+        Rate { count, hours, per_hour: by_hour(n), low: by_hour(low), high: by_hour(byar(n + 1.0, 1.0)) }
+    }
+}
+
 /// How one class fares.
 #[derive(Clone, Debug, PartialEq, serde::Serialize)]
 pub struct ClassScore {
@@ -116,13 +144,49 @@ pub struct Report {
     pub calibration: Vec<CalibrationBin>,
 }
 
+/// Collects probabilities that were told, and whether they were right.
+#[derive(Clone, Debug, Default)]
+pub struct Calibration {
+    /// Count, sum of the probabilities, count of what was right.
+    bins: [(u64, f64, u64); ECE_BINS],
+}
+
+impl Calibration {
+    /// One answer: its probability in [0, 1], and whether it is right.
+    pub fn add(&mut self, confidence: f64, is_right: bool) {
+        // Bins are (k/15, (k+1)/15], as in the reference implementations; 0 belongs to the first.
+        let bin = ((confidence * ECE_BINS as f64).ceil() as usize).clamp(1, ECE_BINS) - 1;
+        let (count, sum, right) = &mut self.bins[bin];
+        *count += 1;
+        *sum += confidence;
+        *right += u64::from(is_right);
+    }
+
+    /// The reliability diagram, from low to high confidence.
+    #[must_use]
+    pub fn bins(&self) -> Vec<CalibrationBin> {
+        let bin = |(count, sum, right): &(u64, f64, u64)| {
+            let of = (*count as f64).max(1.0);
+            CalibrationBin { count: *count, confidence: sum / of, accuracy: *right as f64 / of }
+        };
+        self.bins.iter().map(bin).collect()
+    }
+
+    /// Expected calibration error, in [0, 1]; 0 of nothing.
+    #[must_use]
+    pub fn ece(&self) -> f64 {
+        let n = (self.bins.iter().map(|b| b.0).sum::<u64>() as f64).max(1.0);
+        self.bins().iter().map(|b| b.count as f64 / n * (b.confidence - b.accuracy).abs()).sum()
+    }
+}
+
 /// Collects predictions; [`Scorer::report`] at any time.
 #[derive(Clone, Debug)]
 pub struct Scorer {
     classes: usize,
     rows: usize,
     confusion: Vec<Vec<u64>>,
-    bins: [(u64, f64, u64); ECE_BINS],
+    calibration: Calibration,
     brier: f64,
     nll: f64,
 }
@@ -135,7 +199,7 @@ impl Scorer {
             classes,
             rows: 0,
             confusion: vec![vec![0; classes]; classes],
-            bins: [(0, 0.0, 0); ECE_BINS],
+            calibration: Calibration::default(),
             brier: 0.0,
             nll: 0.0,
         }
@@ -162,12 +226,7 @@ impl Scorer {
         let confidence = f64::from(p[top].min(1.0));
         self.rows += 1;
         self.confusion[truth][top] += 1;
-        // Bins are (k/15, (k+1)/15], as in the reference implementations; 0 belongs to the first.
-        let bin = ((confidence * ECE_BINS as f64).ceil() as usize).clamp(1, ECE_BINS) - 1;
-        let (count, sum, right) = &mut self.bins[bin];
-        *count += 1;
-        *sum += confidence;
-        *right += u64::from(top == truth);
+        self.calibration.add(confidence, top == truth);
         self.brier += p
             .iter()
             .enumerate()
@@ -199,22 +258,14 @@ impl Scorer {
                 }
             })
             .collect();
-        let calibration: Vec<_> = self
-            .bins
-            .iter()
-            .map(|(count, sum, right)| {
-                let of = (*count as f64).max(1.0);
-                CalibrationBin { count: *count, confidence: sum / of, accuracy: *right as f64 / of }
-            })
-            .collect();
         Report {
             accuracy: Proportion::new(right, self.rows as u64),
-            ece: calibration.iter().map(|b| b.count as f64 / n * (b.confidence - b.accuracy).abs()).sum(),
+            ece: self.calibration.ece(),
             brier: self.brier / n,
             nll: self.nll / n,
             classes,
             confusion: self.confusion.clone(),
-            calibration,
+            calibration: self.calibration.bins(),
         }
     }
 }
@@ -252,6 +303,18 @@ mod tests {
 
     fn near(a: f64, b: f64) -> bool {
         (a - b).abs() < 1e-6
+    }
+
+    #[test]
+    fn rates_have_the_interval_of_a_poisson_count() {
+        // exact intervals (Garwood 1936) to within the approximation: count, low, high
+        for (count, low, high, within) in [(0, 0.0, 3.689, 0.03), (1, 0.0253, 5.572, 0.06), (10, 4.795, 18.39, 0.01)] {
+            let rate = Rate::new(count, crate::time::Micros(3_600_000_000));
+            assert_eq!(rate.per_hour, Some(count as f64));
+            let (found_low, found_high) = (rate.low.unwrap(), rate.high.unwrap());
+            assert!((found_low - low).abs() < within && (found_high - high).abs() < within, "{rate:?}");
+        }
+        assert_eq!(Rate::new(1, crate::time::Micros(0)).per_hour, None);
     }
 
     #[test]

@@ -249,6 +249,7 @@ def with_camera(name, wav):
     block = voices.RATE_HZ // 10
     path = folder(name) / "recording.mcap"
     with mcapio.DemoWriter(path) as out:
+        out.truth(0, "none", [])
         for frame in range(int(seconds * FPS)):
             scene, step = divmod(frame, 20 * FPS)
             if step == 0:

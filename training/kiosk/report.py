@@ -21,6 +21,8 @@ def evaluate(bundle, rows):
     if done.returncode != 0:
         raise RuntimeError(f"{' '.join(map(str, command))}: exit {done.returncode}: {done.stderr.strip()}")
     result = json.loads(done.stdout)
+    if rows.suffix == ".mcap":
+        result["stream"] = result["recordings"][0]["stream"]
     result["file"] = f"{rows.parent.name}/{rows.name}"
     return result
 

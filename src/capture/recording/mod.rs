@@ -71,6 +71,8 @@ pub struct Truth {
 /// What a recording holds, from one pass over it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Survey {
+    /// Time of the first message on the clock of who recorded; every other time is counted from it.
+    pub start: Micros,
     /// Time of the last message.
     pub duration: Micros,
     /// Names of the sources, in the order of their first sample, and their number of samples.
@@ -264,6 +266,7 @@ impl Survey {
             if survey.about.is_empty() {
                 survey.about.clone_from(recording.container.about());
             }
+            survey.start = Micros(recording.start_ns.unwrap_or(0) / 1000);
             survey.duration = survey.duration.max(recording.now);
             match schema {
                 None => continue,

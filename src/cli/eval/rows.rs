@@ -1,8 +1,7 @@
-//! `attendant eval`: labelled rows through the bundle, by the code that `run` uses.
+//! Labelled rows through the bundle.
 //!
 //! A row's picture, clip and text each become one token at the same time; the fused argmax is the answer. Rows are paired
-//! by whoever made the file: say whether the modalities were recorded together. A `.wav` or `.mcap` instead of rows is
-//! played as a stream, and its decisions are counted: hits, misses, false alarms per hour.
+//! by whoever made the file: say whether the modalities were recorded together.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -13,27 +12,12 @@ use std::sync::Arc;
 
 use attendant::capture::{image, wav};
 use attendant::decide::score::{self, Proportion, Scorer};
-use attendant::pipeline::{Input, Options, Pipeline};
+use attendant::pipeline::{Input, Pipeline};
 use attendant::signal::Frame;
-use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 
-use super::{Common, Failure, out, outln, table};
-
-/// Arguments of `eval`.
-#[derive(Debug, Args)]
-pub struct EvalArguments {
-    /// Rows {"image":path,"audio":path,"text":string,"label":string}, any modality absent; or a .wav or .mcap to play as a stream
-    ///
-    /// Paths are relative to the file's own directory. A label is a class of the bundle, one of its intents, or `oos`.
-    file: PathBuf,
-    /// Exit with 1 when the fused accuracy is below this share
-    #[arg(long, value_name = "SHARE")]
-    min: Option<f64>,
-    /// Write one JSON line a row: label, answer, probabilities
-    #[arg(long, value_name = "FILE.jsonl")]
-    predictions: Option<PathBuf>,
-}
+use super::{Candidate, EvalArguments, at_least, report};
+use crate::cli::{Common, Failure, out, outln, table};
 
 /// One labelled row.
 #[derive(Clone, Debug)]
@@ -100,28 +84,29 @@ pub fn read_rows(path: &Path) -> Result<Vec<Row>, Failure> {
     Ok(rows)
 }
 
-/// What `eval` prints.
+/// What `eval` prints of rows.
 #[derive(serde::Serialize)]
-struct Report {
-    file: PathBuf,
-    bundle: String,
-    rows: usize,
+pub struct Report {
+    pub file: PathBuf,
+    pub bundle: String,
+    pub rows: usize,
     /// The fusion with everything the row has: accuracy, calibration, confusion.
-    fused: score::Report,
+    pub fused: score::Report,
     /// Class labels, in the order of the confusion.
-    labels: Vec<String>,
+    pub labels: Vec<String>,
     /// Each encoder's own head.
-    alone: BTreeMap<String, Proportion>,
+    pub alone: BTreeMap<String, Proportion>,
     /// The fusion with every subset of the modalities, over the rows that have them all.
-    ablations: Vec<Ablation>,
+    pub ablations: Vec<Ablation>,
     #[serde(skip_serializing_if = "Option::is_none")]
     intents: Option<Intents>,
 }
 
+/// Accuracy with some of the modalities.
 #[derive(serde::Serialize)]
-struct Ablation {
-    modalities: Vec<String>,
-    accuracy: Proportion,
+pub struct Ablation {
+    pub modalities: Vec<String>,
+    pub accuracy: Proportion,
 }
 
 /// Scores of the encoder with intents, over rows labelled by intent.
@@ -152,33 +137,42 @@ enum IntentTarget {
     OutOfScope,
 }
 
-/// Runs the command.
-pub fn run(common: &Common, args: &EvalArguments) -> Result<ExitCode, Failure> {
-    let bundle = common.open_bundle()?;
-    let mut pipeline = Pipeline::load(&bundle, &Options::default())?;
-    let extension = args.file.extension().and_then(|e| e.to_str()).unwrap_or_default().to_ascii_lowercase();
-    if extension == "wav" || extension == "mcap" {
-        return super::stream::run(common, args.file.as_path(), &extension, &mut pipeline);
+/// Scores rows.
+pub fn run(common: &Common, args: &EvalArguments, file: &Path, candidate: &Candidate) -> Result<ExitCode, Failure> {
+    let mut pipeline = candidate.pipeline()?;
+    let rows = read_rows(file)?;
+    let scored = score_rows(&rows, &mut pipeline, file, args.predictions.as_deref())?;
+    let report = scored.report(file.to_owned(), candidate.bundle.id.to_string(), &pipeline);
+    if let Some(dir) = &args.report {
+        report::of_rows(dir, &report)?;
     }
-    let rows = read_rows(&args.file)?;
-    let scored = score_rows(&rows, &mut pipeline, args)?;
-    let report = scored.report(args.file.clone(), bundle.id.to_string(), &pipeline);
     if common.json {
         common.print_json(&report)?;
     } else {
         print_report(&report)?;
-    }
-    match args.min {
-        Some(min) if report.fused.accuracy.rate < min => {
-            Err(Failure::Check(format!("fused accuracy {:.4} is below --min {min}", report.fused.accuracy.rate)))
+        if let Some(dir) = &args.report {
+            outln!("report: {}", dir.join("index.html").display());
         }
-        _ => Ok(ExitCode::SUCCESS),
     }
+    at_least(args, "fused accuracy", report.fused.accuracy.rate)
+}
+
+/// What one row came to.
+pub struct RowScore {
+    /// Its true class.
+    pub target: usize,
+    /// The likeliest class of the fusion of all it has.
+    pub top: usize,
+    /// The fusion's probabilities.
+    pub p: Vec<f32>,
+    /// By bit mask of the modalities that take part: whether the answer is right.
+    pub right: BTreeMap<usize, bool>,
 }
 
 /// Everything that is counted while the rows go by.
-struct Scored {
-    rows: usize,
+pub struct Scored {
+    /// One a row.
+    pub each: Vec<RowScore>,
     alone: Vec<(u64, u64)>,
     /// By bit mask of the modalities that take part.
     subsets: BTreeMap<usize, (u64, u64)>,
@@ -196,17 +190,23 @@ struct IntentCounts {
     rejected: u64,
 }
 
-fn score_rows(rows: &[Row], pipeline: &mut Pipeline, args: &EvalArguments) -> Result<Scored, Failure> {
+/// Scores `rows`, which came from `file`.
+pub fn score_rows(
+    rows: &[Row],
+    pipeline: &mut Pipeline,
+    file: &Path,
+    predictions: Option<&Path>,
+) -> Result<Scored, Failure> {
     let names: Vec<Arc<str>> = pipeline.modalities().cloned().collect();
     let labels = pipeline.labels().to_vec();
     let mut scored = Scored {
-        rows: rows.len(),
+        each: Vec::with_capacity(rows.len()),
         alone: vec![(0, 0); names.len()],
         subsets: BTreeMap::new(),
         fused: Scorer::new(labels.len()),
         intents: IntentCounts::default(),
     };
-    let mut predictions = match &args.predictions {
+    let mut predictions = match predictions {
         None => None,
         Some(path) => {
             let failed = |source| Failure::Output { path: path.display().to_string(), source };
@@ -217,10 +217,10 @@ fn score_rows(rows: &[Row], pipeline: &mut Pipeline, args: &EvalArguments) -> Re
     let bar = ProgressBar::new(rows.len() as u64).with_style(style);
     let mut frame = Frame::default();
     for row in rows {
-        let target = target_of(row, pipeline, &args.file)?;
+        let target = target_of(row, pipeline, file)?;
         let mut present = vec![false; names.len()];
         for (i, present) in present.iter_mut().enumerate() {
-            *present = encode_row(row, i, pipeline, &mut frame, &args.file)?;
+            *present = encode_row(row, i, pipeline, &mut frame, file)?;
             if !*present {
                 continue;
             }
@@ -232,24 +232,28 @@ fn score_rows(rows: &[Row], pipeline: &mut Pipeline, args: &EvalArguments) -> Re
         }
         let all = present.iter().enumerate().fold(0, |m, (i, p)| m | usize::from(*p) << i);
         if all == 0 {
-            let message = format!("{}:{}: the row has no input for this bundle", args.file.display(), row.line);
+            let message = format!("{}:{}: the row has no input for this bundle", file.display(), row.line);
             return Err(Failure::Input(message));
         }
+        let mut each = RowScore { target: target.class, top: 0, p: Vec::new(), right: BTreeMap::new() };
         for subset in (1..=all).filter(|s| s & !all == 0) {
             let mask: Vec<bool> = (0..names.len()).map(|i| subset >> i & 1 == 1).collect();
             let fused = pipeline.fuse(&mask)?;
             count(scored.subsets.entry(subset).or_default(), fused.class == target.class);
+            each.right.insert(subset, fused.class == target.class);
             if subset == all {
+                (each.top, each.p) = (fused.class, fused.probabilities.clone());
                 let (top, p) = (fused.class, fused.probabilities.as_slice());
                 let added = scored.fused.add(p, target.class);
-                added.map_err(|e| Failure::Input(format!("{}:{}: {e}", args.file.display(), row.line)))?;
-                if let Some((path, file)) = &mut predictions {
+                added.map_err(|e| Failure::Input(format!("{}:{}: {e}", file.display(), row.line)))?;
+                if let Some((path, out)) = &mut predictions {
                     let line = serde_json::json!({ "line": row.line, "label": labels[target.class], "answer": labels[top], "p": p });
-                    let written = writeln!(file, "{line}");
+                    let written = writeln!(out, "{line}");
                     written.map_err(|source| Failure::Output { path: path.display().to_string(), source })?;
                 }
             }
         }
+        scored.each.push(each);
         bar.inc(1);
     }
     bar.finish_and_clear();
@@ -344,7 +348,7 @@ impl Scored {
         Report {
             file,
             bundle,
-            rows: self.rows,
+            rows: self.each.len(),
             fused: self.fused.report(),
             labels: pipeline.labels().iter().map(ToString::to_string).collect(),
             alone: names.iter().cloned().zip(self.alone).filter(|(_, c)| c.1 > 0).map(|(n, c)| (n, of(c))).collect(),
