@@ -168,6 +168,7 @@ fn a_survey_knows_what_is_shown_when() {
     assert_eq!(
         survey,
         Survey {
+            start: Micros(1_700_000_000_000_000),
             duration: Micros::from_ms(50),
             sources: vec![source("camera"), source("mic"), source("text"), source("distance"), source("thermal")],
             truths: vec![Truth {
