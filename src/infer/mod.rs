@@ -5,6 +5,7 @@
 //! pipeline and the fusion run them. It deliberately knows nothing about where tensors come from, and starts no thread.
 
 mod branches;
+mod constant;
 mod encoder;
 mod error;
 mod fold;
