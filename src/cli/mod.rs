@@ -6,6 +6,7 @@ mod bench;
 mod boards;
 mod devices;
 mod doctor;
+mod draft;
 mod eval;
 mod features;
 mod index;

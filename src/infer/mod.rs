@@ -10,6 +10,7 @@ mod encoder;
 mod error;
 mod fold;
 mod inspect;
+mod lint;
 mod lower;
 mod model;
 #[cfg(test)]
@@ -20,8 +21,10 @@ pub(crate) mod quant;
 pub use encoder::{Encoder, OnnxEncoder};
 pub use error::{InferError, InferErrorKind};
 pub use inspect::{
-    Inspection, IslandInfo, IslandStep, NodeInfo, Precision, TensorInfo, Unsupported, declared, inspect, inspect_bytes,
+    Inspection, IslandInfo, IslandStep, Memory, NodeInfo, Precision, TensorInfo, Unsupported, declared, inspect,
+    inspect_bytes, inspect_with,
 };
+pub use lint::{Finding, Origin, Severity, state_pairs};
 pub use model::{Dtype, InputFact, Model, OutputInfo, StepTime};
 
 /// The instructions that the integer kernels of this process use: the best the CPU has, or what `ATTENDANT_CPU` names.

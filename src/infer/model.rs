@@ -536,6 +536,19 @@ impl FoundInput {
     }
 }
 
+/// Open batches become 1: the first dimension, and every other one of the same name.
+pub(super) fn batch_of_one(inputs: &mut [FoundInput]) {
+    let is_batch = |i: &FoundInput| i.dims.first() == Some(&None);
+    let batches: Vec<String> = inputs.iter().filter(|i| is_batch(i)).filter_map(|i| i.symbols[0].clone()).collect();
+    for input in inputs {
+        for (at, (dim, symbol)) in input.dims.iter_mut().zip(&input.symbols).enumerate() {
+            if at == 0 || symbol.as_ref().is_some_and(|s| batches.contains(s)) {
+                dim.get_or_insert(1);
+            }
+        }
+    }
+}
+
 /// Name of an ONNX `TensorProto.DataType`, in Rust's words.
 pub(super) fn elem_type_name(elem_type: i32) -> &'static str {
     match elem_type {
