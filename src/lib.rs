@@ -11,7 +11,7 @@
 //! |---|---|---|
 //! | 0 | [`time`] [`queue`] [`metrics`] | the clock, bounded hand-over between threads, counters |
 //! | 1 | [`signal`] [`board`] [`config`] | the data that flows, the board's constants, manifest and run-time configuration |
-//! | 2 | [`bundle`] [`capture`] [`preprocess`] [`infer`] [`decide`] [`emit`] | one stage each |
+//! | 2 | [`bundle`] [`capture`] [`preprocess`] [`infer`] [`heads`] [`decide`] [`emit`] | one stage each |
 //! | 3 | [`fuse`] | attention over the encoders' tokens, leave-one-out contributions |
 //! | 4 | [`pipeline`] | one step from samples to events: no threads, no clock of its own |
 //! | 5 | [`supervise`] | threads, pacing, restart |
@@ -25,6 +25,7 @@ pub mod config;
 pub mod decide;
 pub mod emit;
 pub mod fuse;
+pub mod heads;
 pub mod infer;
 pub mod metrics;
 pub mod pipeline;

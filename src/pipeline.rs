@@ -17,6 +17,7 @@ use crate::decide::advice::{self, Catalogue, Known, Lang, UnknownLanguage};
 use crate::decide::trace::Trace;
 use crate::decide::{self, Choosable, FusedView, Policy, Verdict};
 use crate::fuse::{Fused, Fusion, FusionShape, TokenView};
+use crate::heads::{Head, HeadError, Port};
 use crate::infer::{Dtype, Encoder as _, InferError, OnnxEncoder};
 use crate::metrics::Histogram;
 use crate::preprocess::{
@@ -75,6 +76,16 @@ pub enum PipelineError {
         catalogue: String,
         /// Why.
         source: UnknownLanguage,
+    },
+    /// A head that does not fit its model or its files.
+    #[error("{bundle}/bundle.toml: encoder {encoder}: {source}")]
+    Head {
+        /// The bundle's directory.
+        bundle: String,
+        /// The encoder.
+        encoder: String,
+        /// Why.
+        source: HeadError,
     },
     /// Encoders, fusion and labels that do not fit each other.
     #[error("{bundle}/bundle.toml: {reason}")]
@@ -172,6 +183,7 @@ struct Stage {
     source: Arc<str>,
     preprocessor: Preprocessor,
     encoder: OnnxEncoder,
+    head: Option<Head>,
     input: Tensor,
     embedding: Embedding,
     /// Shortest time between two runs.
@@ -254,12 +266,14 @@ impl Stage {
         };
         let input = preprocessor.tensor();
         let encoder = OnnxEncoder::load(spec, &bundle.dir, Dtype::of(&input), &input.shape, bundle.labels.len())?;
+        let head = load_head(bundle, index, &encoder)?;
         let period = spec.rate_hz.map_or(Micros::ZERO, |hz| Micros((1e6 / f64::from(hz)) as u64));
         Ok(Stage {
             name: spec.name.as_str().into(),
             source: spec.source.as_str().into(),
             preprocessor,
             encoder,
+            head,
             input,
             embedding: Embedding::default(),
             // a camera's timestamps jitter: a frame that comes a little early is still the one to take
@@ -305,11 +319,19 @@ impl Stage {
                 self.encode(utterance.t, meter).map(|()| true)
             }
             (Preprocessor::Audio(p), Sample::Audio(block)) => {
+                let breaks = p.gaps() + p.skipped();
                 p.push(block).map_err(StageError::Preprocess)?;
+                if p.gaps() + p.skipped() != breaks {
+                    self.restart(block.t);
+                }
                 self.advance(meter)
             }
             (Preprocessor::Series(p), Sample::Reading(reading)) => {
+                let breaks = p.gaps() + p.skipped();
                 p.push(reading).map_err(StageError::Preprocess)?;
+                if p.gaps() + p.skipped() != breaks {
+                    self.restart(reading.t);
+                }
                 self.advance(meter)
             }
             _ => Ok(false),
@@ -336,6 +358,14 @@ impl Stage {
             return self.advance(meter);
         }
         self.encode(t, meter).map(|()| true)
+    }
+
+    /// What comes next does not continue what came before: nothing is carried over.
+    fn restart(&mut self, now: Micros) {
+        self.encoder.reset_state();
+        if let Some(head) = &mut self.head {
+            head.restart(now);
+        }
     }
 
     /// Why its samples are left out, if they are.
@@ -373,6 +403,10 @@ impl Stage {
     fn encode(&mut self, t: Micros, meter: Option<&Meter>) -> Result<(), StageError> {
         timed(meter, |l| &l.encode, || self.encoder.encode(&self.input, t, &mut self.embedding))
             .map_err(StageError::Infer)?;
+        if let Some(head) = &mut self.head {
+            let placement = if let Preprocessor::Image(p) = &self.preprocessor { p.placement() } else { None };
+            head.run(self.encoder.outputs(), t, placement);
+        }
         self.accept();
         Ok(())
     }
@@ -467,8 +501,12 @@ impl Pipeline {
         let stages =
             (0..bundle.manifest.encoder.len()).map(|i| Stage::load(bundle, i)).collect::<Result<Vec<_>, _>>()?;
         let dir = || bundle.dir.display().to_string();
-        let policy = Policy::new(&bundle.manifest.decision, &bundle.labels)
-            .map_err(|source| PipelineError::Policy { bundle: dir(), source })?;
+        let policy = if bundle.labels.is_empty() {
+            Policy::of_nothing()
+        } else {
+            Policy::new(&bundle.manifest.decision, &bundle.labels)
+                .map_err(|source| PipelineError::Policy { bundle: dir(), source })?
+        };
         for (stage, intents) in stages.iter().zip(&bundle.intents) {
             let in_model = stage.encoder.intent_count().unwrap_or(0);
             let labelled = intents.as_ref().map_or(0, |i| i.names.len());
@@ -477,7 +515,11 @@ impl Pipeline {
                 return Err(PipelineError::Mismatch { bundle: dir(), reason });
             }
         }
-        let fusion = load_fusion(bundle, &stages, policy.none())?;
+        let fusion = if bundle.labels.is_empty() {
+            Fusion::of_one_encoder(0, None)
+        } else {
+            load_fusion(bundle, &stages, policy.none())?
+        };
         let catalogue = load_catalogue(bundle, &options.lang)?;
         let mut known_states = heapless::Vec::new();
         known_states.resize(stages.len(), ModalityState::Absent).expect("Bundle::open bounds the encoders");
@@ -675,6 +717,10 @@ impl Pipeline {
     pub fn step(&mut self, now: Micros, events: &mut Vec<Event>) {
         self.last_step = Some(now);
         self.report_states(now, events);
+        self.report_results(now, events);
+        if self.labels.is_empty() {
+            return;
+        }
         let Some(present) = self.fuse_tokens(now) else { return };
         if self.trace.is_some() {
             self.note_step(now);
@@ -738,6 +784,16 @@ impl Pipeline {
         self.event(now, EventKind::Decision(decision))
     }
 
+    /// One event for everything that a head has found since it was asked last.
+    fn report_results(&mut self, now: Micros, events: &mut Vec<Event>) {
+        for i in 0..self.stages.len() {
+            let Some((of_us, found)) = self.stages[i].head.as_mut().and_then(Head::take) else { continue };
+            let encoder = self.stages[i].name.clone();
+            let event = self.event(now, EventKind::Result { encoder, of_us, found });
+            events.push(event);
+        }
+    }
+
     /// One event for every modality whose state has changed.
     fn report_states(&mut self, now: Micros, events: &mut Vec<Event>) {
         for i in 0..self.stages.len() {
@@ -748,6 +804,12 @@ impl Pipeline {
             }
             self.known_states[i] = state;
             self.stages[i].told = left_out;
+            match state {
+                ModalityState::Failed | ModalityState::Absent => self.stages[i].restart(now),
+                // the source may go on where it paused; a gap in it is seen when it does
+                ModalityState::Stale => self.stages[i].head.iter_mut().for_each(|head| head.restart(now)),
+                ModalityState::Ok => {}
+            }
             let reason = self.stages[i].reason(state);
             let modality = self.stages[i].name.clone();
             match state {
@@ -799,6 +861,9 @@ impl Pipeline {
             Command::Text(text) => self.take_text(text, now, events),
             Command::Choose { class } => self.choose(class, now, events),
             Command::Mute { source, muted } => self.mute(source, *muted, now, events),
+            Command::Thresholds { .. } if self.labels.is_empty() => {
+                Err(Refusal::new(RefusalKind::Unknown, "the bundle decides nothing, so that it has no thresholds"))
+            }
             Command::Thresholds { enter, exit } => self
                 .policy
                 .set_thresholds(*enter, exit.unwrap_or(self.policy.exit()))
@@ -1014,11 +1079,14 @@ impl Pipeline {
         }
     }
 
-    /// Fuses the last tokens of the encoders that `present` names, all of age 0.
+    /// Fuses the last tokens of the encoders that `present` names, all of age 0; nothing, if the bundle has no classes.
     ///
     /// # Errors
     /// [`PipelineError::Infer`].
     pub fn fuse(&mut self, present: &[bool]) -> Result<&Fused, PipelineError> {
+        if self.labels.is_empty() {
+            return Ok(&self.fused);
+        }
         let mut tokens: heapless::Vec<TokenView<'_>, MAX_MODALITIES> = heapless::Vec::new();
         for (stage, present) in self.stages.iter().zip(present) {
             let view = TokenView { embedding: present.then_some(&stage.embedding), age: Micros::ZERO };
@@ -1065,6 +1133,18 @@ fn load_catalogue(bundle: &Bundle, lang: &str) -> Result<Option<(Catalogue, Lang
         .language(lang)
         .map_err(|source| PipelineError::Language { catalogue: path.display().to_string(), source })?;
     Ok(Some((catalogue, lang)))
+}
+
+fn load_head(bundle: &Bundle, index: usize, encoder: &OnnxEncoder) -> Result<Option<Head>, PipelineError> {
+    let spec = &bundle.manifest.encoder[index];
+    let outputs = encoder.model().outputs().iter();
+    let ports: Vec<Port<'_>> =
+        outputs.map(|o| Port { name: &o.name, shape: &o.shape, is_f32: o.dtype == Dtype::F32 }).collect();
+    Head::new(spec, bundle.head_files(index)?, &ports).map_err(|source| PipelineError::Head {
+        bundle: bundle.dir.display().to_string(),
+        encoder: spec.name.clone(),
+        source,
+    })
 }
 
 fn load_fusion(bundle: &Bundle, stages: &[Stage], none_class: Option<usize>) -> Result<Fusion, PipelineError> {

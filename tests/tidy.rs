@@ -11,7 +11,7 @@ use std::path::Path;
 const FLOORS: &[&[&str]] = &[
     &["time", "queue", "metrics"],
     &["signal", "board", "config"],
-    &["bundle", "capture", "preprocess", "infer", "decide", "emit"],
+    &["bundle", "capture", "preprocess", "infer", "heads", "decide", "emit"],
     &["fuse"],
     &["pipeline"],
     &["supervise"],

@@ -5,6 +5,7 @@
 //! the catalogue is checked by who runs it: [`crate::infer`], [`crate::decide`], [`crate::pipeline`].
 
 pub mod digest;
+mod heads;
 mod labels;
 mod locate;
 #[cfg(test)]
@@ -63,7 +64,7 @@ pub struct Bundle {
     pub manifest: Manifest,
     /// `name@version`, as in every event.
     pub id: Arc<str>,
-    /// Class labels, in the order of the logits.
+    /// Class labels, in the order of the logits; empty if nothing is decided.
     pub labels: Vec<Arc<str>>,
     /// Index of the label that means "nobody asks anything".
     pub none: Option<usize>,
@@ -193,6 +194,9 @@ impl Bundle {
             if let Some(labels) = &encoder.labels {
                 named.push((at(&[Key("labels")]), labels, true));
             }
+            for (head, key, file) in heads::files(encoder) {
+                named.push((at(&[Key(head), Key(key)]), file, key == heads::LABELS));
+            }
         }
         if let Some(fusion) = &self.manifest.fusion {
             named.push((vec![Key("fusion"), Key("model")], &fusion.model, false));
@@ -217,6 +221,9 @@ impl Bundle {
         let wrong = |what: &str| self.invalid(key, format!("the file {file} {what}"));
         let path = self.path(file);
         let about = std::fs::metadata(&path).map_err(|e| match e.kind() {
+            std::io::ErrorKind::NotFound if key.ends_with(&[Step::Key(heads::INDEX)]) => {
+                wrong("does not exist; make it with `attendant index`")
+            }
             std::io::ErrorKind::NotFound => wrong("does not exist; copy the whole bundle, or correct the name"),
             _ => wrong(&format!("cannot be looked at: {e}")),
         })?;
@@ -242,7 +249,9 @@ impl Bundle {
             Some(fusion) => Some(&fusion.labels),
             None => self.manifest.encoder[0].labels.as_ref(),
         };
-        let labels = labels.expect("check_manifest demands labels of the fusion, or of the only encoder");
+        let Some(labels) = labels else {
+            return self.decides_nothing();
+        };
         self.labels = read_labels(&self.path(labels))?;
         self.none = self.labels.iter().position(|l| **l == *self.manifest.decision.none);
         if self.none.is_none() && !self.manifest.decision.none.is_empty() {
@@ -256,6 +265,29 @@ impl Bundle {
             }
             self.manifest.decision.none.clear();
         }
+        self.read_all_intents()
+    }
+
+    /// A bundle of nothing but heads: what belongs to decisions has no place in it.
+    fn decides_nothing(&mut self) -> Result<(), BundleError> {
+        for key in ["decision", "advice"] {
+            if is_given(&self.text, &[Step::Key(key)]) {
+                let message =
+                    format!("[{key}]: nothing is decided without `labels` of the encoder or a [fusion]; remove it");
+                return Err(self.invalid(&[Step::Key(key)], message));
+            }
+        }
+        if let Some(i) = self.manifest.encoder.iter().position(|e| e.intents.is_some()) {
+            let key = [Step::Key("encoder"), Step::Item(i), Step::Key("intents")];
+            let message = "encoder.intents: they belong to classes, and the bundle has none; remove it".to_owned();
+            return Err(self.invalid(&key, message));
+        }
+        self.manifest.decision.none.clear();
+        self.intents = vec![None; self.manifest.encoder.len()];
+        Ok(())
+    }
+
+    fn read_all_intents(&mut self) -> Result<(), BundleError> {
         for encoder in &self.manifest.encoder {
             let intents = match &encoder.intents {
                 Some(spec) => Some(read_intents(&self.path(&spec.labels), &self.labels)?),

@@ -236,6 +236,10 @@ impl Camera for ImageCamera {
         into.t = Micros((seq as f64 * 1e6 / f64::from(self.rate_hz)) as u64);
         Ok(())
     }
+
+    fn is_endless(&self) -> bool {
+        matches!(self.source, Source::Still(_))
+    }
 }
 
 #[cfg(test)]

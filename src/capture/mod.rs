@@ -109,6 +109,11 @@ pub trait Camera: Send {
     /// # Errors
     /// [`CaptureError`]; `into` is then unspecified but usable.
     fn capture(&mut self, into: &mut Frame) -> Result<(), CaptureError>;
+
+    /// Whether it delivers the same for ever, as a still picture does: nobody waits for its end.
+    fn is_endless(&self) -> bool {
+        false
+    }
 }
 
 /// A source of sound.
@@ -146,6 +151,10 @@ pub trait Sensor: Send {
 impl<S: Camera + ?Sized> Camera for Box<S> {
     fn capture(&mut self, into: &mut Frame) -> Result<(), CaptureError> {
         (**self).capture(into)
+    }
+
+    fn is_endless(&self) -> bool {
+        (**self).is_endless()
     }
 }
 

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use attendant::bundle::Bundle;
-use attendant::infer::{Inspection, Precision, TensorInfo, inspect};
+use attendant::infer::{Inspection, Precision, Severity, TensorInfo, inspect, inspect_with};
 use attendant::pipeline::{Options, Pipeline};
 use clap::Args;
 
@@ -18,10 +18,26 @@ pub struct InspectArguments {
     /// List every node, with what it works in and why
     #[arg(long)]
     nodes: bool,
+    /// Dimensions of an input that the file leaves open: NAME=1,3,224,224
+    #[arg(long = "shape", value_name = "NAME=DIMS", value_parser = shape)]
+    shapes: Vec<(String, Vec<usize>)>,
+    /// Draft a bundle for this ONNX file into a new directory
+    #[arg(long, value_name = "DIR")]
+    draft_bundle: Option<PathBuf>,
+}
+
+fn shape(text: &str) -> Result<(String, Vec<usize>), String> {
+    let expected = || format!("{text:?}, expected NAME=1,3,224,224");
+    let (name, dims) = text.rsplit_once('=').ok_or_else(expected)?;
+    let dims = dims.split(',').map(|d| d.trim().parse().ok().filter(|d| (1..=1 << 24).contains(d)));
+    Ok((name.to_owned(), dims.collect::<Option<_>>().ok_or_else(expected)?))
 }
 
 /// Runs the command.
 pub fn run(common: &Common, args: &InspectArguments) -> Result<ExitCode, Failure> {
+    if let Some(dir) = &args.draft_bundle {
+        return draft(common, args, dir);
+    }
     let files = match &args.path {
         Some(path) if path.is_file() => vec![path.clone()],
         named => {
@@ -33,7 +49,13 @@ pub fn run(common: &Common, args: &InspectArguments) -> Result<ExitCode, Failure
             encoders.chain(bundle.fusion_model()).collect()
         }
     };
-    let found = files.iter().map(|f| inspect(f)).collect::<Result<Vec<Inspection>, _>>()?;
+    let found = match &args.path {
+        Some(file) if file.is_file() => vec![inspect_with(file, &args.shapes)?],
+        _ if !args.shapes.is_empty() => {
+            return Err(Failure::Usage("--shape goes with a model file; a bundle says the shapes itself".into()));
+        }
+        _ => files.iter().map(|f| inspect(f)).collect::<Result<Vec<Inspection>, _>>()?,
+    };
     if common.json {
         common.print_json(&found)?;
     } else {
@@ -45,6 +67,19 @@ pub fn run(common: &Common, args: &InspectArguments) -> Result<ExitCode, Failure
         }
         None => Ok(ExitCode::SUCCESS),
     }
+}
+
+fn draft(common: &Common, args: &InspectArguments, dir: &std::path::Path) -> Result<ExitCode, Failure> {
+    let Some(file) = args.path.as_deref().filter(|path| path.is_file()) else {
+        return Err(Failure::Usage("--draft-bundle drafts from a model; name an ONNX file".into()));
+    };
+    let drafted = super::draft::draft(file, dir)?;
+    if common.json {
+        common.print_json(&drafted)?;
+    } else {
+        outln!("{drafted}");
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 fn tensor(info: &TensorInfo) -> String {
@@ -75,8 +110,22 @@ fn print(i: &Inspection, nodes: bool) -> Result<(), Failure> {
     }
     let operators: Vec<String> = i.operators.iter().map(|(op, n)| format!("{op} {n}")).collect();
     outln!("  operators  {}", operators.join(", "));
-    for u in &i.unsupported {
-        outln!("  unsupported {} at {}: {}", u.op, u.node, u.reason);
+    if let Some(m) = i.memory {
+        let mb = |bytes: usize| bytes as f64 / 1e6;
+        outln!(
+            "  memory     about {:.1} MB: {:.1} MB of weights, {:.1} MB of activations",
+            mb(m.weight_bytes + m.peak_activation_bytes),
+            mb(m.weight_bytes),
+            mb(m.peak_activation_bytes)
+        );
+    }
+    for f in &i.findings {
+        let word = match f.severity {
+            Severity::Error => "error",
+            Severity::Warning => "warning",
+            Severity::Note => "note",
+        };
+        outln!("  {word:<10} {}", f.message);
     }
     for island in &i.islands {
         let macs: u64 = island.steps.iter().map(|s| s.macs).sum();

@@ -6,8 +6,10 @@ mod bench;
 mod boards;
 mod devices;
 mod doctor;
+mod draft;
 mod eval;
 mod features;
+mod index;
 mod infer;
 mod inspect;
 mod npy;
@@ -94,6 +96,8 @@ enum Command {
     Doctor(doctor::DoctorArguments),
     /// Export preprocessed tensors as .npy: what training reads
     Features(features::FeaturesArguments),
+    /// Make the index that [encoder.retrieval] looks in, of pictures or sounds
+    Index(index::IndexArguments),
     /// Run an ONNX model on .npy inputs: for comparing outputs with another engine's
     Infer(infer::InferArguments),
     /// Print the completion script of a shell
@@ -230,6 +234,7 @@ pub fn dispatch(arguments: Arguments) -> Result<ExitCode, Failure> {
         Command::Boards => boards::run(&common),
         Command::Doctor(args) => doctor::run(&common, &args),
         Command::Features(args) => features::run(&common, &args),
+        Command::Index(args) => index::run(&common, &args),
         Command::Infer(args) => infer::run(&common, &args),
         Command::Completions { shell } => {
             let mut script = Vec::new();

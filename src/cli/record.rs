@@ -71,6 +71,13 @@ pub fn start(
 ) -> Result<Recorder, Failure> {
     let mut about = about(bundle, lang)?;
     if spec.detail == Detail::Tokens {
+        if let Some(encoder) = bundle.manifest.encoder.iter().find(|e| e.has_head()) {
+            let message = format!(
+                "--record-tokens: encoder {} has a head, whose results are not made of a token; record without it",
+                encoder.name
+            );
+            return Err(Failure::Usage(message));
+        }
         about.insert("detail".into(), "tokens".into());
     }
     let (recorder, tape) = Recorder::start(spec, &about, Arc::clone(clock), Arc::clone(notices))

@@ -86,6 +86,9 @@ pub struct RunArguments {
 /// Pictures per second of still pictures, unless said otherwise.
 const PICTURE_HZ: f32 = 5.0;
 
+/// At full speed a still picture with nothing beside it is shown for this long.
+const STILL: Micros = Micros::from_ms(2000);
+
 /// Lines of a text file come this far apart.
 const LINE_PERIOD: Micros = Micros::from_ms(5000);
 
@@ -340,6 +343,9 @@ fn files(args: &RunArguments) -> Result<FileFeed, Failure> {
     }
     for (name, path) in &args.sensors {
         feed.sensor(name, Box::new(CsvSensor::open(path)?));
+    }
+    if args.speed == Some(Speed::Max) {
+        feed.stills_until(STILL);
     }
     Ok(feed)
 }

@@ -20,11 +20,11 @@ pub struct Wrong {
     pub message: String,
 }
 
-type Checked = Result<(), Wrong>;
+pub(super) type Checked = Result<(), Wrong>;
 
 /// Where a check is: the way to a table, and its name in messages.
 #[derive(Clone)]
-struct At {
+pub(super) struct At {
     path: Vec<Step<'static>>,
     name: String,
 }
@@ -34,18 +34,24 @@ impl At {
         At { path: vec![Key(key)], name: key.to_owned() }
     }
 
-    fn table(&self, key: &'static str) -> At {
+    pub(super) fn table(&self, key: &'static str) -> At {
         At { path: self.to(key), name: format!("{}.{key}", self.name) }
     }
 
-    fn to(&self, key: &'static str) -> Vec<Step<'static>> {
+    /// The table at `index` of the list `key`.
+    pub(super) fn item(&self, key: &'static str, index: usize) -> At {
+        let path = [&self.path[..], &[Key(key), Item(index)]].concat();
+        At { path, name: format!("{}.{key}", self.name) }
+    }
+
+    pub(super) fn to(&self, key: &'static str) -> Vec<Step<'static>> {
         let mut path = self.path.clone();
         path.push(Key(key));
         path
     }
 
     /// Fails with the value of `key` unless `ok`.
-    fn expect(&self, ok: bool, key: &'static str, value: impl std::fmt::Debug, expected: &str) -> Checked {
+    pub(super) fn expect(&self, ok: bool, key: &'static str, value: impl std::fmt::Debug, expected: &str) -> Checked {
         if ok {
             return Ok(());
         }
@@ -53,12 +59,12 @@ impl At {
     }
 
     /// Fails with `message` about `key` unless `ok`.
-    fn require(&self, ok: bool, key: &'static str, message: &str) -> Checked {
+    pub(super) fn require(&self, ok: bool, key: &'static str, message: &str) -> Checked {
         if ok { Ok(()) } else { Err(Wrong { path: self.to(key), message: format!("{}: {message}", self.name) }) }
     }
 
     /// Fails unless `file` is a relative path that stays inside the bundle.
-    fn file(&self, key: &'static str, file: &str) -> Checked {
+    pub(super) fn file(&self, key: &'static str, file: &str) -> Checked {
         let inside = !file.is_empty() && Path::new(file).components().all(|c| matches!(c, Component::Normal(_)));
         self.expect(inside, key, file, "a path inside the bundle, without `..` and without a leading `/`")
     }
@@ -112,9 +118,9 @@ pub fn check_manifest(manifest: &Manifest) -> Checked {
             )?;
         } else {
             at.require(
-                has_own_labels,
+                has_own_labels || encoder.has_head(),
                 "name",
-                "missing key `labels`: without [fusion] the encoder's own logits decide; add it",
+                "missing key `labels`: without [fusion] the encoder's own logits decide; add it, or a head such as [encoder.classification]",
             )?;
         }
     }
@@ -126,9 +132,12 @@ pub fn check_manifest(manifest: &Manifest) -> Checked {
             at.file("labels", &fusion.labels)?;
             at.temperature(fusion.temperature)?;
         }
-        None if manifest.encoder.len() > 1 => {
-            let message =
-                format!("there are {} encoders and no [fusion]; add it, or keep one encoder", manifest.encoder.len());
+        // encoders with nothing but heads do not decide, and may be many
+        None if manifest.encoder.len() > 1 && manifest.encoder.iter().any(|e| !e.has_head() || e.labels.is_some()) => {
+            let message = format!(
+                "there are {} encoders and no [fusion]; add it, keep one encoder, or give each a head and none `labels`",
+                manifest.encoder.len()
+            );
             return Err(Wrong { path: vec![Key("encoder"), Item(1)], message });
         }
         None => {}
@@ -196,7 +205,8 @@ fn encoder(at: &At, encoder: &EncoderSpec) -> Checked {
     if let Some(intents) = &encoder.intents {
         self::intents(&at.table("intents"), intents)?;
     }
-    states(at, &encoder.state)
+    states(at, &encoder.state)?;
+    super::check_heads::check(at, encoder)
 }
 
 fn image(at: &At, image: &ImageSpec) -> Checked {
@@ -274,8 +284,7 @@ fn intents(at: &At, intents: &IntentSpec) -> Checked {
 
 fn states(at: &At, states: &[StateSpec]) -> Checked {
     for (i, state) in states.iter().enumerate() {
-        let name = format!("{}.state", at.name);
-        let at = At { path: [at.path.clone(), vec![Key("state"), Item(i)]].concat(), name };
+        let at = at.item("state", i);
         for (key, value) in [("input", &state.input), ("output", &state.output)] {
             at.expect(!value.is_empty(), key, value, "the name of a tensor of the model")?;
         }

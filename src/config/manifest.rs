@@ -39,9 +39,10 @@ pub struct EncoderSpec {
     pub name: String,
     /// Which source feeds it: `camera`, `mic`, `text`, or a sensor's name.
     pub source: String,
-    /// ONNX file. Outputs: `embedding` f32 `[1,D]` (needed with fusion), `logits` f32 `[1,C]` (needed without).
+    /// ONNX file. Outputs: `embedding` f32 `[1,D]` (needed with fusion), `logits` f32 `[1,C]` (needed without, to decide).
     pub model: String,
-    /// Class labels, one a line, in the order of `logits`; needed without fusion, the fusion's labels otherwise.
+    /// Class labels, one a line, in the order of `logits`: without fusion the encoder decides alone. An encoder with a head
+    /// can do without.
     pub labels: Option<String>,
     /// Most runs per second; samples in between are skipped. None: every sample or window.
     pub rate_hz: Option<f32>,
@@ -61,6 +62,25 @@ pub struct EncoderSpec {
     /// Tensors carried from one run to the next (streaming models).
     #[serde(default)]
     pub state: Vec<StateSpec>,
+    /// Inputs that always have the same value.
+    #[serde(default)]
+    pub constant: Vec<ConstantSpec>,
+    /// What the model's output means to people; at most one of the four heads.
+    pub classification: Option<ClassificationSpec>,
+    /// See `classification`.
+    pub detection: Option<DetectionSpec>,
+    /// See `classification`.
+    pub retrieval: Option<RetrievalSpec>,
+    /// See `classification`.
+    pub tagging: Option<TaggingSpec>,
+}
+
+impl EncoderSpec {
+    /// Whether it has a head, whose results are events of their own.
+    #[must_use]
+    pub fn has_head(&self) -> bool {
+        self.classification.is_some() || self.detection.is_some() || self.retrieval.is_some() || self.tagging.is_some()
+    }
 }
 
 /// `[encoder.image]`
@@ -273,6 +293,234 @@ pub struct StateSpec {
     pub output: String,
 }
 
+/// `[[encoder.constant]]`
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ConstantSpec {
+    /// Model input.
+    pub input: String,
+    /// Every element of it.
+    pub value: f64,
+}
+
+/// What the numbers of an output are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Activation {
+    /// Probabilities already.
+    None,
+    /// Logits of alternatives: exactly one holds.
+    #[default]
+    Softmax,
+    /// Logits of independent answers.
+    Sigmoid,
+}
+
+/// When a head tells what it found.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Report {
+    /// Every window.
+    #[default]
+    Every,
+    /// When the answer is another one than in the window before; its numbers alone are no other answer.
+    Change,
+}
+
+/// `[encoder.classification]`: the likeliest classes of a window.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ClassificationSpec {
+    /// Model output with one number a class; the only output if absent.
+    pub output: Option<String>,
+    /// Class labels, one a line.
+    pub labels: String,
+    /// What the numbers are.
+    #[serde(default)]
+    pub activation: Activation,
+    /// Classes told, at most.
+    #[serde(default = "top_k")]
+    pub top_k: usize,
+    /// Less likely classes are left out.
+    #[serde(default)]
+    pub min_p: f32,
+    /// When it is told.
+    #[serde(default)]
+    pub report: Report,
+}
+
+/// How the numbers of a box become a box.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum BoxDecode {
+    /// Left, top, right, bottom.
+    Corners,
+    /// Centre x, centre y, width, height.
+    Center,
+    /// SSD: offsets of centre and logarithms of size, relative to priors.
+    Ssd,
+    /// YOLOX and YuNet: offset of the centre from the cell and logarithms of size, in strides.
+    Grid,
+    /// FCOS and SCRFD: distances of the four edges from the cell's point, in strides.
+    Distances,
+}
+
+/// In what `corners` and `center` are measured.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum BoxUnits {
+    /// Fractions of the tensor's width and height.
+    #[default]
+    Fraction,
+    /// Pixels of the tensor.
+    Pixels,
+}
+
+/// How class and objectness make a score.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Objectness {
+    /// Their product.
+    #[default]
+    Product,
+    /// The root of their product.
+    Root,
+}
+
+/// A part of the columns of a packed output.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Column {
+    /// Four numbers of the box.
+    Box,
+    /// One number.
+    Objectness,
+    /// One number a class.
+    Scores,
+    /// Two numbers a point.
+    Landmarks,
+}
+
+/// `[encoder.detection]`: boxes in a picture. Outputs have one row a candidate; several outputs of one kind follow each other.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DetectionSpec {
+    /// Class labels, one a line, without the background; without it there is one class, `object`.
+    pub labels: Option<String>,
+    /// How boxes are written.
+    pub decode: BoxDecode,
+    /// Outputs with four numbers of the box.
+    #[serde(default)]
+    pub boxes: Vec<String>,
+    /// Outputs with one number a class.
+    #[serde(default)]
+    pub scores: Vec<String>,
+    /// Outputs with one number.
+    #[serde(default)]
+    pub objectness: Vec<String>,
+    /// Outputs with two numbers a point.
+    #[serde(default)]
+    pub landmarks: Vec<String>,
+    /// Instead of the four above: outputs whose columns hold several of them ...
+    #[serde(default)]
+    pub packed: Vec<String>,
+    /// ... in this order.
+    #[serde(default)]
+    pub columns: Vec<Column>,
+    /// Points of a packed row.
+    #[serde(default)]
+    pub n_landmarks: usize,
+    /// Candidates lie along the last axes: `[1, K, N]` or `[1, K, H, W]`.
+    #[serde(default)]
+    pub transposed: bool,
+    /// Of `corners` and `center`.
+    #[serde(default)]
+    pub units: BoxUnits,
+    /// Pixels from one cell to the next, for `grid`, `distances` and `ssd` with `min_sizes`; one for each level.
+    #[serde(default)]
+    pub strides: Vec<u32>,
+    /// Where in its cell the point of `grid` and `distances` lies: 0 the corner, 0.5 the middle.
+    #[serde(default)]
+    pub cell_offset: f32,
+    /// Candidates in one cell of `grid` and `distances`.
+    #[serde(default = "one_each")]
+    pub per_cell: usize,
+    /// Of `ssd`: sizes of the square priors of each level, pixels.
+    #[serde(default)]
+    pub min_sizes: Vec<Vec<f32>>,
+    /// Of `ssd`, instead of `strides` and `min_sizes`: a file with a line `centre_x centre_y width height` for each prior, in
+    /// fractions.
+    pub priors: Option<String>,
+    /// Of `ssd`: of centre and size.
+    #[serde(default = "variances")]
+    pub variances: [f32; 2],
+    /// What scores and objectness are.
+    #[serde(default = "no_activation")]
+    pub activation: Activation,
+    /// The first column of the scores is the background.
+    #[serde(default)]
+    pub background: bool,
+    /// How class and objectness make a score.
+    #[serde(default)]
+    pub score: Objectness,
+    /// Less sure candidates are left out.
+    #[serde(default = "half_of_one")]
+    pub score_threshold: f32,
+    /// Of two boxes of a class that overlap more (intersection over union) the less sure one is left out.
+    #[serde(default = "nms_iou")]
+    pub nms_iou: f32,
+    /// Boxes told, at most.
+    #[serde(default = "max_detections")]
+    pub max_detections: usize,
+    /// When it is told.
+    #[serde(default)]
+    pub report: Report,
+}
+
+/// `[encoder.retrieval]`: the entries of an index that are most alike.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RetrievalSpec {
+    /// Model output with the embedding; the only output if absent.
+    pub output: Option<String>,
+    /// The file that `attendant index` made.
+    pub index: String,
+    /// Entries told, at most.
+    #[serde(default = "top_k")]
+    pub top_k: usize,
+    /// Less alike ones are left out.
+    #[serde(default)]
+    pub min_similarity: f32,
+    /// When it is told.
+    #[serde(default)]
+    pub report: Report,
+}
+
+/// `[encoder.tagging]`: what goes on, from window to window.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TaggingSpec {
+    /// Model output with one number a tag; the only output if absent.
+    pub output: Option<String>,
+    /// Names of the tags, in the order of the output.
+    pub tags: Vec<String>,
+    /// What the numbers are.
+    #[serde(default = "no_activation")]
+    pub activation: Activation,
+    /// A tag is entered at this probability or above ...
+    #[serde(default = "half_of_one")]
+    pub enter: f32,
+    /// ... held for this long ...
+    #[serde(default)]
+    pub min_on_ms: u32,
+    /// ... and left below this one ...
+    #[serde(default = "tag_exit")]
+    pub exit: f32,
+    /// ... for this long.
+    #[serde(default)]
+    pub min_off_ms: u32,
+}
+
 /// `[fusion]`
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -381,6 +629,30 @@ fn max_bytes() -> usize {
 }
 fn hold_ms() -> u32 {
     4000
+}
+fn top_k() -> usize {
+    5
+}
+fn one_each() -> usize {
+    1
+}
+fn variances() -> [f32; 2] {
+    [0.1, 0.2]
+}
+fn no_activation() -> Activation {
+    Activation::None
+}
+fn half_of_one() -> f32 {
+    0.5
+}
+fn nms_iou() -> f32 {
+    0.45
+}
+fn max_detections() -> usize {
+    100
+}
+fn tag_exit() -> f32 {
+    0.35
 }
 fn intents_output() -> String {
     "intents".into()

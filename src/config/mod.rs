@@ -4,6 +4,7 @@
 //! can do is [`crate::board`]'s. Unknown keys are errors that name the file, the line and the known keys ([`ConfigError`]).
 
 mod check;
+mod check_heads;
 mod error;
 pub mod manifest;
 pub mod mqtt;

@@ -109,6 +109,18 @@ impl Policy {
         })
     }
 
+    /// The rules of a bundle without classes: there is nothing to decide.
+    ///
+    /// # Panics
+    /// If the defaults contradict each other, which a test would tell.
+    #[must_use]
+    pub fn of_nothing() -> Policy {
+        let spec = DecisionSpec { none: String::new(), ..DecisionSpec::default() };
+        let mut policy = Policy::new(&spec, &["".into()]).expect("the defaults are checked by a test");
+        policy.labels.clear();
+        policy
+    }
+
     /// The classes, in the order of the fused probabilities.
     #[must_use]
     pub fn labels(&self) -> &[Arc<str>] {

@@ -114,6 +114,14 @@ fn draw(out: &mut String, event: &Event, options: LiveViewOptions) {
             paint(out, options.color, Style::Dim, &truncate(&line, columns.saturating_sub(INDENT)));
             out.push('\n');
         }
+        EventKind::Result { encoder, found, .. } => {
+            time(out, event.t_us, options.color);
+            paint(out, options.color, Style::Accent, "›");
+            out.push(' ');
+            let line = format!("{encoder}  {}", super::result::text(found));
+            paint(out, options.color, Style::Plain, &truncate(&line, columns.saturating_sub(INDENT)));
+            out.push('\n');
+        }
         EventKind::End => {
             time(out, event.t_us, options.color);
             paint(out, options.color, Style::Dim, "end");

@@ -8,6 +8,7 @@ mod json_lines;
 pub mod lines;
 mod live_view;
 pub mod mqtt;
+mod result;
 pub mod speech;
 pub mod summary;
 mod terminal;

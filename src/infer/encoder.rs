@@ -34,7 +34,8 @@ pub struct OnnxEncoder {
 }
 
 impl OnnxEncoder {
-    /// Loads `spec.model` from `dir`, for inputs of `dtype` and `shape`, with `n_classes` logits.
+    /// Loads `spec.model` from `dir`, for inputs of `dtype` and `shape`, with `n_classes` logits. An encoder with a head in a bundle
+    /// without classes may have any outputs: its head looks at them.
     ///
     /// # Errors
     /// As [`Model::load`]; also if the outputs are not the ones of the contract above, or a temperature is not positive.
@@ -46,10 +47,14 @@ impl OnnxEncoder {
         n_classes: usize,
     ) -> Result<Self, InferError> {
         let path = dir.join(&spec.model);
-        let model = Model::load_with_state(&path, &[InputFact { name: None, dtype, shape }], &spec.state)?;
-        let embedding = row(&model, "embedding", None)?;
-        let logits = row(&model, "logits", Some(n_classes))?;
-        if embedding.is_none() && logits.is_none() {
+        let model = Model::load_with(&path, &[InputFact { name: None, dtype, shape }], &spec.state, &spec.constant)?;
+        let has_only_a_head = spec.has_head() && n_classes == 0;
+        let (mut embedding, mut logits) = (None, None);
+        if !has_only_a_head {
+            embedding = row(&model, "embedding", None)?;
+            logits = row(&model, "logits", Some(n_classes))?;
+        }
+        if embedding.is_none() && logits.is_none() && !has_only_a_head {
             let reason = "has neither an output `embedding` nor `logits`; name the outputs when exporting".into();
             return Err(InferError::Mismatch { model: model.name().into(), reason });
         }
@@ -96,6 +101,12 @@ impl OnnxEncoder {
     #[must_use]
     pub fn has_logits(&self) -> bool {
         self.logits.is_some()
+    }
+
+    /// The outputs of the last run, in the order of [`Model::outputs`].
+    #[must_use]
+    pub fn outputs(&self) -> &[Tensor] {
+        &self.outputs
     }
 
     /// The model inside.

@@ -7,13 +7,19 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::Path;
 
 use serde::Serialize;
-use tract_onnx::pb::{AttributeProto, ModelProto, NodeProto, TensorProto};
+use tract_core::plan::SimpleState;
+use tract_onnx::pb::tensor_shape_proto::dimension;
+use tract_onnx::pb::{AttributeProto, ModelProto, NodeProto, TensorProto, type_proto};
 use tract_onnx::tract_hir::infer::Factoid;
-use tract_onnx::tract_hir::internal::{DimLike, InferenceModel, InferenceModelExt, OutletId, TractResult};
+use tract_onnx::tract_hir::internal::{
+    DimLike, InferenceModel, InferenceModelExt, OutletId, TractResult, TypedFact, TypedOp,
+};
 
 use super::error::InferError;
+use super::lint::{self, Finding, Origin};
 use super::model::{
-    Built, FixedInput, FoundInput, build, declared_inputs, decode, elem_type_name, found_value, guarded, read,
+    Built, FixedInput, FoundInput, batch_of_one, build, declared_inputs, decode, elem_type_name, found_value, guarded,
+    read,
 };
 use super::onnx;
 use super::quant::island::Island;
@@ -52,6 +58,23 @@ pub struct Inspection {
     pub islands: Vec<IslandInfo>,
     /// Why there is no plan.
     pub problem: Option<String>,
+    /// Memory of one run; None if there is no plan.
+    pub memory: Option<Memory>,
+    /// The file's own metadata.
+    pub metadata: BTreeMap<String, String>,
+    /// How each output comes about.
+    pub origins: Vec<Origin>,
+    /// What has to be known before it runs, errors first.
+    pub findings: Vec<Finding>,
+}
+
+/// An estimate of what a model takes, without the engine itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Memory {
+    /// Constants as they are stored. Kernels may keep a reordered copy beside them.
+    pub weight_bytes: usize,
+    /// Largest sum of tensors that live at the same time in a run.
+    pub peak_activation_bytes: usize,
 }
 
 /// An input or output.
@@ -137,7 +160,15 @@ pub struct Unsupported {
 /// The file cannot be read or is no ONNX file. An operator or a shape that this build cannot run is no error here: it is
 /// in the result.
 pub fn inspect(path: &Path) -> Result<Inspection, InferError> {
-    inspect_bytes(&path.display().to_string(), &read(path)?)
+    inspect_bytes(&path.display().to_string(), &read(path)?, &[])
+}
+
+/// As [`inspect`], with the dimensions of some inputs given by name, where the file leaves them open.
+///
+/// # Errors
+/// As [`inspect`]; also if there is no such input, or the file says other dimensions.
+pub fn inspect_with(path: &Path, shapes: &[(String, Vec<usize>)]) -> Result<Inspection, InferError> {
+    inspect_bytes(&path.display().to_string(), &read(path)?, shapes)
 }
 
 /// The inputs of the ONNX file at `path`, in its order, without looking at more of it.
@@ -153,11 +184,14 @@ pub fn declared(path: &Path) -> Result<Vec<TensorInfo>, InferError> {
 ///
 /// # Errors
 /// As [`inspect`].
-pub fn inspect_bytes(name: &str, bytes: &[u8]) -> Result<Inspection, InferError> {
+pub fn inspect_bytes(name: &str, bytes: &[u8], given: &[(String, Vec<usize>)]) -> Result<Inspection, InferError> {
     let proto = decode(name, bytes)?;
+    let mut inputs = declared_inputs(&proto);
+    fix(name, &mut inputs, given)?;
     let graph = proto.graph.as_ref().expect("decode refuses a file without a graph");
     let mut prepared = proto.clone();
     onnx::prepare(&mut prepared);
+    write_dims(&mut prepared, &inputs);
     let unsupported: Vec<Unsupported> = onnx::unknown_operators(&prepared)
         .into_iter()
         .map(|n| Unsupported {
@@ -166,7 +200,6 @@ pub fn inspect_bytes(name: &str, bytes: &[u8]) -> Result<Inspection, InferError>
             reason: "the operator is unknown".into(),
         })
         .collect();
-    let inputs = declared_inputs(&proto);
     let shapes = guarded(|| infer_shapes(&prepared)).unwrap_or_default();
     let sources = Sources::of(&proto);
     let (planned, problem) = match unsupported.first() {
@@ -178,6 +211,10 @@ pub fn inspect_bytes(name: &str, bytes: &[u8]) -> Result<Inspection, InferError>
     };
     let info = |n| node_info(n, &sources, &shapes, planned.as_ref());
     let nodes: Vec<NodeInfo> = graph.node.iter().map(info).collect();
+    let parameter_bytes = sources.parameter_bytes();
+    let weight_bytes = parameter_bytes.values().fold(0_usize, |sum, n| sum.saturating_add(*n));
+    let memory = planned.as_ref().map(|p| Memory { weight_bytes, peak_activation_bytes: p.peak_bytes });
+    let findings = lint::lint(&proto, &unsupported, problem.as_deref());
     let Planned { operators: plan, islands, .. } = planned.unwrap_or_default();
     let mut operators = BTreeMap::new();
     for node in &nodes {
@@ -192,10 +229,10 @@ pub fn inspect_bytes(name: &str, bytes: &[u8]) -> Result<Inspection, InferError>
             .iter()
             .find(|o| o.domain.is_empty() || o.domain == "ai.onnx")
             .map_or(0, |o| o.version),
-        inputs: inputs.iter().map(tensor_info).collect(),
+        inputs: declared_inputs(&proto).iter().map(tensor_info).collect(),
         outputs: graph.output.iter().map(|o| tensor_info(&found_value(o))).collect(),
         operators,
-        parameter_bytes: sources.parameter_bytes(),
+        parameter_bytes,
         macs: nodes.iter().try_fold(0_u64, |sum, n| sum.checked_add(n.macs?)),
         macs_on_int8_values: nodes
             .iter()
@@ -207,7 +244,30 @@ pub fn inspect_bytes(name: &str, bytes: &[u8]) -> Result<Inspection, InferError>
         plan,
         islands,
         problem,
+        memory,
+        metadata: lint::metadata(&proto),
+        origins: lint::origins(&proto),
+        findings,
     })
+}
+
+/// Fixes the dimensions of `inputs` that `given` names; open batches that it does not name are 1.
+fn fix(model: &str, inputs: &mut [FoundInput], given: &[(String, Vec<usize>)]) -> Result<(), InferError> {
+    let mismatch = |reason: String| InferError::Mismatch { model: model.into(), reason };
+    for (name, shape) in given {
+        let known = inputs.iter().map(|i| i.name.clone()).collect::<Vec<_>>().join(", ");
+        let Some(input) = inputs.iter_mut().find(|i| i.name == *name) else {
+            return Err(mismatch(format!("there is no input `{name}`, the file has {known}")));
+        };
+        let fits =
+            input.dims.len() == shape.len() && input.dims.iter().zip(shape).all(|(d, s)| d.is_none_or(|d| d == *s));
+        if !fits {
+            return Err(mismatch(format!("input `{name}` is {}, which {shape:?} does not fit", input.describe())));
+        }
+        input.dims = shape.iter().map(|d| Some(*d)).collect();
+    }
+    batch_of_one(inputs);
+    Ok(())
 }
 
 fn tensor_info(found: &FoundInput) -> TensorInfo {
@@ -429,6 +489,8 @@ struct Planned {
     report: Report,
     /// The model's nodes that have a real-numbered step inside an island.
     real: HashSet<String>,
+    /// Largest sum of tensors that live at the same time.
+    peak_bytes: usize,
 }
 
 impl Planned {
@@ -458,6 +520,7 @@ impl Planned {
                 });
             }
         }
+        planned.peak_bytes = peak_bytes(&state);
         let steps = report.islands.iter().flat_map(|i| &i.steps);
         planned.real = steps.filter(|(_, op)| ON_REALS.contains(&op.as_str())).map(|(node, _)| node.clone()).collect();
         planned.report = report;
@@ -482,6 +545,58 @@ impl Planned {
             None => (otherwise, why.into()),
         }
     }
+}
+
+/// Writes the dimensions of `inputs` into the file, so that shapes are inferred from them.
+fn write_dims(proto: &mut ModelProto, inputs: &[FoundInput]) {
+    for value in proto.graph.iter_mut().flat_map(|g| &mut g.input) {
+        let Some(input) = inputs.iter().find(|i| i.name == value.name) else { continue };
+        let Some(type_proto::Value::TensorType(tensor)) = value.r#type.as_mut().and_then(|t| t.value.as_mut()) else {
+            continue;
+        };
+        let dims = tensor.shape.iter_mut().flat_map(|s| &mut s.dim);
+        for (dim, fixed) in dims.zip(&input.dims) {
+            if let Some(fixed) = fixed {
+                dim.value = Some(dimension::Value::DimValue(*fixed as i64));
+            }
+        }
+    }
+}
+
+/// Largest sum of tensors that live at the same time in a run of the plan, with what an island works in.
+fn peak_bytes(state: &SimpleState<TypedFact, Box<dyn TypedOp>>) -> usize {
+    let model = state.model();
+    let order = state.plan().order_without_consts();
+    let mut last_use: HashMap<usize, usize> = HashMap::new();
+    for (at, &node) in order.iter().enumerate() {
+        last_use.extend(model.node(node).inputs.iter().map(|input| (input.node, at)));
+    }
+    let outputs = model.outputs.iter().map(|o| (o.node, order.len()));
+    last_use.extend(outputs);
+    let bytes = |node: usize| -> usize {
+        let of = |fact: &TypedFact| {
+            let elements = fact.shape.as_concrete().map_or(0, |dims| dims.iter().product::<usize>());
+            elements.saturating_mul(fact.datum_type.size_of())
+        };
+        model.node(node).outputs.iter().map(|o| of(&o.fact)).fold(0, usize::saturating_add)
+    };
+    let mut alive: HashMap<usize, usize> = HashMap::new();
+    let (mut now, mut peak) = (0_usize, 0);
+    for (at, &node) in order.iter().enumerate() {
+        let own = bytes(node);
+        alive.insert(node, own);
+        now = now.saturating_add(own);
+        let arena = model.node(node).op_as::<Island>().map_or(0, Island::arena_bytes);
+        peak = peak.max(now.saturating_add(arena));
+        alive.retain(|node, own| {
+            let is_needed = last_use.get(node).is_some_and(|last| *last > at);
+            if !is_needed {
+                now -= *own;
+            }
+            is_needed
+        });
+    }
+    peak
 }
 
 /// Steps of an island that compute in f32.
@@ -563,8 +678,8 @@ mod tests {
         for at in (0..whole.len()).step_by(41) {
             let mut damaged = whole.clone();
             damaged[at] ^= 0x55;
-            let _ = inspect_bytes("damaged", &damaged);
-            let _ = inspect_bytes("cut", &whole[..at]);
+            let _ = inspect_bytes("damaged", &damaged, &[]);
+            let _ = inspect_bytes("cut", &whole[..at], &[]);
         }
     }
 }

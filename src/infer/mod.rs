@@ -5,10 +5,12 @@
 //! pipeline and the fusion run them. It deliberately knows nothing about where tensors come from, and starts no thread.
 
 mod branches;
+mod constant;
 mod encoder;
 mod error;
 mod fold;
 mod inspect;
+mod lint;
 mod lower;
 mod model;
 #[cfg(test)]
@@ -19,8 +21,10 @@ pub(crate) mod quant;
 pub use encoder::{Encoder, OnnxEncoder};
 pub use error::{InferError, InferErrorKind};
 pub use inspect::{
-    Inspection, IslandInfo, IslandStep, NodeInfo, Precision, TensorInfo, Unsupported, declared, inspect, inspect_bytes,
+    Inspection, IslandInfo, IslandStep, Memory, NodeInfo, Precision, TensorInfo, Unsupported, declared, inspect,
+    inspect_bytes, inspect_with,
 };
+pub use lint::{Finding, Origin, Severity, state_pairs};
 pub use model::{Dtype, InputFact, Model, OutputInfo, StepTime};
 
 /// The instructions that the integer kernels of this process use: the best the CPU has, or what `ATTENDANT_CPU` names.

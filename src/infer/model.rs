@@ -20,7 +20,7 @@ use super::quant::island::Island;
 use super::quant::rewrite::Report;
 use super::quant::tier::Tier;
 use super::{branches, onnx, quant};
-use crate::config::manifest::StateSpec;
+use crate::config::manifest::{ConstantSpec, StateSpec};
 use crate::metrics::EngineScope;
 use crate::signal::{MAX_RANK, Shape, Tensor, TensorData};
 
@@ -168,9 +168,24 @@ impl Model {
     /// # Errors
     /// As [`Model::load`]; also if a state's input and output do not exist or differ in shape or type.
     pub fn load_with_state(path: &Path, inputs: &[InputFact<'_>], states: &[StateSpec]) -> Result<Self, InferError> {
+        Self::load_with(path, inputs, states, &[])
+    }
+
+    /// As [`Model::load_with_state`], with inputs that always have the same value: `inputs` are the others.
+    ///
+    /// # Errors
+    /// As [`Model::load_with_state`]; also if a constant's input does not exist, has an open dimension, or cannot hold the value.
+    pub fn load_with(
+        path: &Path,
+        inputs: &[InputFact<'_>],
+        states: &[StateSpec],
+        constants: &[ConstantSpec],
+    ) -> Result<Self, InferError> {
         let name = path.display().to_string();
         // the file's bytes are gone before the model is built
-        let proto = decode(&name, &read(path)?)?;
+        let mut proto = decode(&name, &read(path)?)?;
+        super::constant::bake(&mut proto, constants)
+            .map_err(|reason| InferError::Mismatch { model: name.clone(), reason })?;
         Self::from_proto(&name, proto, inputs, states)
     }
 
@@ -518,6 +533,19 @@ impl FoundInput {
     pub(super) fn describe(&self) -> String {
         let dims: Vec<String> = self.dims.iter().map(|d| d.map_or("?".into(), |d| d.to_string())).collect();
         format!("{} [{}]", elem_type_name(self.elem_type), dims.join(","))
+    }
+}
+
+/// Open batches become 1: the first dimension, and every other one of the same name.
+pub(super) fn batch_of_one(inputs: &mut [FoundInput]) {
+    let is_batch = |i: &FoundInput| i.dims.first() == Some(&None);
+    let batches: Vec<String> = inputs.iter().filter(|i| is_batch(i)).filter_map(|i| i.symbols[0].clone()).collect();
+    for input in inputs {
+        for (at, (dim, symbol)) in input.dims.iter_mut().zip(&input.symbols).enumerate() {
+            if at == 0 || symbol.as_ref().is_some_and(|s| batches.contains(s)) {
+                dim.get_or_insert(1);
+            }
+        }
     }
 }
 

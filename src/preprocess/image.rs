@@ -8,7 +8,7 @@
 use log::debug;
 
 use crate::config::manifest::{Color, ImageSpec, Layout, Resize, Roi};
-use crate::signal::{Frame, PixelFormat, Tensor};
+use crate::signal::{Frame, PixelFormat, Placement, Tensor};
 
 use super::jpeg::library;
 use super::resize::{Axis, Component, Plane, Resizer, Span};
@@ -84,6 +84,7 @@ struct Plan {
     /// Where the picture lies in the tensor: smaller than it only for [`Resize::Contain`].
     left: usize,
     top: usize,
+    placement: Placement,
     columns: Axis,
     rows: Axis,
     chroma_columns: Axis,
@@ -104,6 +105,11 @@ impl ImagePreprocessor {
             let expected = format!("[height, width] of 1 to {MAX_IMAGE_SIDE} pixels");
             return Err(PreprocessError::spec("encoder.image.size", format_args!("{:?}", spec.size), expected));
         }
+        let spec = &ImageSpec {
+            mean: super::for_each_channel(&spec.mean, channels),
+            std: super::for_each_channel(&spec.std, channels),
+            ..spec.clone()
+        };
         for (key, values) in [("encoder.image.mean", &spec.mean), ("encoder.image.std", &spec.std)] {
             if values.len() != channels || values.iter().any(|v| !v.is_finite()) {
                 let expected = format!("{channels} finite values (color = {:?})", spec.color).to_lowercase();
@@ -163,6 +169,12 @@ impl ImagePreprocessor {
         };
         let plane = Plane { data: &frame.data, stride: frame.stride as usize };
         self.run_raw(samples, frame.width as usize, frame.height as usize, plane, Origin::Source, out)
+    }
+
+    /// Where the last frame's picture lies in the tensor; none before the first frame.
+    #[must_use]
+    pub fn placement(&self) -> Option<Placement> {
+        self.plan.as_ref().map(|p| p.placement)
     }
 
     /// How the last frame was decoded, if it was a JPEG.
@@ -372,6 +384,18 @@ impl Plan {
             rows = (down.len * scale).round().clamp(1.0, out_height);
         }
         let half = |span: Span| Span { start: span.start / 2.0, len: span.len / 2.0 };
+        // along one axis: the pixels of the region's span lie in `len` pixels of the tensor, from `start` on
+        let along = |span: Span, len: f64, tensor: f64, frame: f64| {
+            let scale = span.len / len / frame;
+            ((span.start / frame - ((tensor - len) / 2.0).floor() * scale) as f32, scale as f32)
+        };
+        let (across_from, across_scale) = along(across, columns, out_width, w);
+        let (down_from, down_scale) = along(down, rows, out_height, h);
+        let placement = Placement {
+            origin: [across_from, down_from],
+            scale: [across_scale, down_scale],
+            frame: [width as u32, height as u32],
+        };
         let (columns, rows) = (columns as usize, rows as usize);
         let (half_rows, rows_span) =
             if samples == Samples::Nv12 { (height.div_ceil(2), half(down)) } else { (height, down) };
@@ -381,6 +405,7 @@ impl Plan {
             height,
             left: (spec.size[1] as usize - columns) / 2,
             top: (spec.size[0] as usize - rows) / 2,
+            placement,
             columns: Axis::new(width, across, columns),
             rows: Axis::new(height, down, rows),
             chroma_columns: Axis::new(width.div_ceil(2), half(across), columns),
@@ -593,7 +618,7 @@ mod tests {
             ImageSpec { mean: vec![0.5; 3], ..gray() },
             "encoder.image.mean = [0.5, 0.5, 0.5], expected 1 finite values",
         );
-        check(ImageSpec { std: vec![0.5], ..spec([4, 4], Color::Bgr) }, "expected 3 finite values (color = bgr)");
+        check(ImageSpec { std: vec![0.5; 2], ..spec([4, 4], Color::Bgr) }, "expected 3 finite values (color = bgr)");
         check(ImageSpec { std: vec![0.0], ..gray() }, "encoder.image.std = [0.0], expected values above 0");
         check(ImageSpec { mean: vec![f32::NAN], ..gray() }, "encoder.image.mean = [NaN]");
         for rect in [[0.0, 0.0, 0.0, 1.0], [0.5, 0.0, 0.6, 1.0], [-0.1, 0.0, 0.5, 0.5], [f32::NAN, 0.0, 1.0, 1.0]] {

@@ -45,6 +45,11 @@ impl PreprocessError {
     }
 }
 
+/// One value stands for all channels.
+fn for_each_channel(values: &[f32], channels: usize) -> Vec<f32> {
+    if let [value] = values { vec![*value; channels] } else { values.to_vec() }
+}
+
 /// Makes `out` an f32 tensor of `shape` and lends its elements. Allocates only if it was another one.
 fn f32_elements<'a>(out: &'a mut Tensor, shape: &[usize]) -> &'a mut [f32] {
     if out.shape != *shape || !matches!(out.data, TensorData::F32(_)) {

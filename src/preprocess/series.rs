@@ -52,6 +52,11 @@ impl SeriesPreprocessor {
                 return Err(PreprocessError::spec(key, value, format!("1 to {MAX_WINDOW_LEN} readings")));
             }
         }
+        let spec = &SeriesSpec {
+            mean: super::for_each_channel(&spec.mean, channels),
+            std: super::for_each_channel(&spec.std, channels),
+            ..spec.clone()
+        };
         for (key, values) in [("encoder.series.mean", &spec.mean), ("encoder.series.std", &spec.std)] {
             if values.len() != channels || values.iter().any(|v| !v.is_finite()) {
                 let expected = format!("{channels} finite values, one a channel");
@@ -278,7 +283,11 @@ mod tests {
         check(SeriesSpec { channels: vec![], ..spec(2, 2) }, "encoder.series.channels = []");
         check(spec(0, 2), "encoder.series.window_len = 0");
         check(spec(2, 0), "encoder.series.hop_len = 0");
-        check(SeriesSpec { mean: vec![1.0], ..spec(2, 2) }, "encoder.series.mean = [1.0], expected 2 finite values");
+        check(
+            SeriesSpec { mean: vec![1.0; 3], ..spec(2, 2) },
+            "encoder.series.mean = [1.0, 1.0, 1.0], expected 2 finite values",
+        );
+        assert_eq!(SeriesPreprocessor::new(&SeriesSpec { mean: vec![1.0], ..spec(2, 2) }).unwrap().mean, [1.0, 1.0]);
         check(
             SeriesSpec { std: vec![1.0, 0.0], ..spec(2, 2) },
             "encoder.series.std = [1.0, 0.0], expected values above 0",

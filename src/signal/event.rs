@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use serde::ser::{Serialize, SerializeMap, Serializer};
 
+use super::result::Found;
 use crate::time::Micros;
 
 /// Version of the event schema, `v` of every line. Grows when a field changes its meaning or goes away.
@@ -158,6 +159,16 @@ pub enum EventKind {
         notice: Arc<str>,
         /// What was seen, for people.
         reason: Arc<str>,
+    },
+    /// What an encoder's head found in a window.
+    Result {
+        /// Name of the encoder.
+        encoder: Arc<str>,
+        /// Capture time of what it looked at: of the frame, of the end of the window.
+        of_us: Micros,
+        /// What. Shared with the head, which writes into it again once every sink has let go.
+        #[serde(flatten)]
+        found: Arc<Found>,
     },
     /// The sources have ended, or the program was asked to stop.
     End,

@@ -8,6 +8,7 @@ mod command;
 mod event;
 mod monitor;
 mod notices;
+mod result;
 mod sample;
 mod speaking;
 mod tape;
@@ -20,6 +21,7 @@ pub use event::{
 };
 pub use monitor::{Latencies, Monitor, RecorderCounts, SNAPSHOT_EVERY, Snapshot, SourceView};
 pub use notices::{NOTICES_MAX, Notice, Notices};
+pub use result::{Detection, Found, HeadFiles, MAX_LANDMARKS, Neighbour, Placement, TagChange, TagState};
 pub use sample::{AudioBlock, Frame, FrameSeq, PixelFormat, Reading, Sample, SampleIdx, Utterance};
 pub use speaking::Speaking;
 pub use tape::{Answer, Call, Detail, Made, Tape};

@@ -207,7 +207,7 @@ fn serve(
         for _ in 0..count {
             top = step(pipeline, inputs, given, times)?;
         }
-        let reply = serde_json::json!({ "step_ns": times.last(), "class": pipeline.labels()[top] });
+        let reply = serde_json::json!({ "step_ns": times.last(), "class": pipeline.labels().get(top) });
         let mut out = io::stdout().lock();
         writeln!(out, "{reply}").and_then(|()| out.flush()).map_err(Failure::stdout)?;
     }

@@ -92,6 +92,13 @@ impl Candidate {
 
     /// A pipeline in which nothing has happened.
     fn pipeline(&self) -> Result<Pipeline, Failure> {
+        if self.bundle.labels.is_empty() {
+            let message = format!(
+                "{}: it decides nothing, so there is nothing to score; see its results with `run --json`",
+                self.bundle.id
+            );
+            return Err(Failure::Usage(message));
+        }
         Ok(Pipeline::load(&self.bundle, &Options::default())?)
     }
 }

@@ -42,7 +42,7 @@ impl View {
             }
             EventKind::Start => self.has_ended = false,
             EventKind::End => self.has_ended = true,
-            EventKind::Notice { .. } => {}
+            EventKind::Notice { .. } | EventKind::Result { .. } => {}
         }
     }
 

@@ -217,6 +217,27 @@ def others():
     g.save("unknown_op", [("x", T.FLOAT, [1, 4])], [("y", T.FLOAT, [1, 4])])
 
 
-for make in (card, speech, request, fusion, dq_softmax_q, per_axis, gru, others):
+def heads():
+    """A detector of bright quarters, and the loudness of sound with what is left of the windows before."""
+    g = Graph(11)
+    bright = g.node("AveragePool", ["image"], kernel_shape=[8, 8], strides=[8, 8])
+    score = g.node("Reshape", [bright, g.constant(np.array([1, 4, 1]))], ["score"])
+    nothing = g.node("Mul", [score, g.constant(np.zeros((1, 1, 4), np.float32))])
+    g.node("Add", [nothing, g.constant(np.array([[[0.5, 0.5, 0, 0]]], np.float32))], ["box"])
+    outputs = [("score", T.FLOAT, [1, 4, 1]), ("box", T.FLOAT, [1, 4, 4])]
+    g.save("spot", [("image", T.FLOAT, [1, 1, 16, 16])], outputs)
+
+    g = Graph(12)
+    level = g.node("ReduceMean", [g.node("Abs", ["x"])], axes=[1], keepdims=1)
+    rate = g.node("Div", [g.node("Cast", ["sr"], to=T.FLOAT), g.constant(np.float32(16000))])
+    old = g.node("Mul", ["h", g.constant(np.float32(0.5))])
+    p = g.node("Add", [g.node("Mul", [level, rate]), old])
+    g.node("Clip", [p, g.constant(np.float32(0)), g.constant(np.float32(1))], ["p"])
+    g.node("Identity", ["p"], ["h_out"])
+    inputs = [("x", T.FLOAT, ["batch", "samples"]), ("h", T.FLOAT, [1, 1]), ("sr", T.INT64, [])]
+    g.save("loudness", inputs, [("p", T.FLOAT, [1, 1]), ("h_out", T.FLOAT, [1, 1])])
+
+
+for make in (card, speech, request, fusion, dq_softmax_q, per_axis, gru, others, heads):
     make()
 (HERE / "golden.json").write_text(json.dumps(GOLDEN, separators=(",", ":")).replace('],"', '],\n"') + "\n")
