@@ -68,7 +68,7 @@ fn seeds_reach_what_they_are_for() {
         .is_ok_and(|s| !s.sources.is_empty())
     };
     assert!(corpus["recording"].iter().any(|(_, s)| s.len() > 8 && recording(s)), "no seed is a whole recording");
-    let model = |seed: &[u8]| attendant::infer::inspect_bytes("seed", seed).is_ok_and(|i| i.problem.is_none());
+    let model = |seed: &[u8]| attendant::infer::inspect_bytes("seed", seed, &[]).is_ok_and(|i| i.problem.is_none());
     assert!(whole("model", model) >= 3, "no seed is a model");
     let settings = |seed: &[u8]| {
         seed.first().is_some_and(|k| k % 2 == 0)

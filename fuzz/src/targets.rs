@@ -283,7 +283,7 @@ pub fn model(data: &[u8]) {
     // libFuzzer's hook would end the process before the panic is caught; one that nobody catches ends it nevertheless
     static QUIET: Once = Once::new();
     QUIET.call_once(|| std::panic::set_hook(Box::new(|_| ())));
-    if let Ok(found) = inspect_bytes("fuzz.onnx", data) {
+    if let Ok(found) = inspect_bytes("fuzz.onnx", data, &[]) {
         assert_eq!(found.bytes, data.len());
     }
 }
