@@ -1001,12 +1001,6 @@ impl Pipeline {
         }
     }
 
-    /// Whether an encoder has a head, whose results do not follow from tokens.
-    #[must_use]
-    pub fn has_heads(&self) -> bool {
-        self.stages.iter().any(|s| s.head.is_some())
-    }
-
     /// `name@version` of the bundle.
     #[must_use]
     pub fn bundle(&self) -> &Arc<str> {

@@ -71,11 +71,6 @@ pub fn start(
 ) -> Result<Recorder, Failure> {
     let mut about = about(bundle, lang)?;
     if spec.detail == Detail::Tokens {
-        if pipeline.has_heads() {
-            let message =
-                format!("bundle {} has heads, whose results do not follow from tokens; record media", bundle.id);
-            return Err(Failure::Usage(message));
-        }
         if let Some(encoder) = bundle.manifest.encoder.iter().find(|e| e.has_head()) {
             let message = format!(
                 "--record-tokens: encoder {} has a head, whose results are not made of a token; record without it",
