@@ -7,6 +7,7 @@ mod check;
 mod error;
 pub mod manifest;
 pub mod mqtt;
+pub mod privacy;
 pub mod recording;
 pub mod runtime;
 mod spans;
