@@ -10,6 +10,7 @@ use serde::Deserialize;
 
 use super::error::{ConfigError, from_toml};
 use super::mqtt::MqttSpec;
+use super::privacy::PrivacySpec;
 use super::recording::RecordingSpec;
 use super::spans::{Step, line_of};
 use super::speech::SpeechSpec;
@@ -52,6 +53,9 @@ pub struct Runtime {
     pub speech: Option<SpeechSpec>,
     /// What is kept of what led to decisions; without it nothing is.
     pub recording: Option<RecordingSpec>,
+    /// What the device promises to the people in front of it.
+    #[serde(default)]
+    pub privacy: PrivacySpec,
 }
 
 /// A language tag, `en` by default.
@@ -159,7 +163,7 @@ pub struct LineSpec {
 }
 
 impl LineSpec {
-    fn check(&self) -> Result<(), String> {
+    pub(super) fn check(&self) -> Result<(), String> {
         match (&self.board, &self.label, self.number) {
             (Some(_), None, None) | (None, Some(_), Some(_)) => Ok(()),
             _ => Err("line: expected either board, or label and number".into()),
@@ -371,6 +375,10 @@ impl Runtime {
                 .check()
                 .map_err(|(key, m)| invalid(&[Step::Key("recording"), Step::Key(key)], format!("recording.{m}")))?;
         }
+        runtime.privacy.check().map_err(|(keys, m)| {
+            let at: Vec<Step<'_>> = ["privacy"].iter().chain(keys).map(|key| Step::Key(key)).collect();
+            invalid(&at, format!("privacy.{m}"))
+        })?;
         let is_standard = |s: &SinkSpec| s.path.as_os_str() == "-";
         for (i, sink) in runtime.sink.iter().enumerate() {
             let at = [Step::Key("sink"), Step::Item(i), Step::Key("path")];
@@ -505,7 +513,7 @@ mod tests {
         let rows = [
             (
                 "languag = \"en\"",
-                "1: unknown key `languag`; known keys: bundle, language, log, clock, source, sink, output, indicator, web, mqtt, speech, recording",
+                "1: unknown key `languag`; known keys: bundle, language, log, clock, source, sink, output, indicator, web, mqtt, speech, recording, privacy",
             ),
             ("language = \"\"", "1: language = \"\", expected a tag such as \"en\" or \"zh\""),
             (
@@ -640,6 +648,13 @@ mod tests {
             ("[recording]\ndir = \"kept\"\nring_s = 0", "3: recording.ring_s = 0, expected 1 to 3600"),
             ("[recording]\ndir = \"kept\"\nbytes_max = 9", "3: recording.bytes_max = 9, expected at least 1048576"),
             ("[speech]\ncommand = [\"x\"]\ntimeout_ms = 5", "3: speech.timeout_ms = 5, expected 100 to 120000"),
+            (
+                "[privacy]\nsandbox = \"on\"",
+                "2: privacy.sandbox: unknown value `on`, expected one of `require`, `best-effort`, `off`",
+            ),
+            ("[privacy]\nnotice = { en = \" \" }", "2: privacy.notice.en: expected 1 to 600 characters"),
+            ("[privacy]\nrecordings_age_h_max = 1", "2: privacy.recordings_age_h_max = 1, expected at least 2"),
+            ("[privacy.mute]\nline = {}", "2: privacy.mute.line: expected either board, or label and number"),
         ];
         let mut wrong = Vec::new();
         for (text, expected) in rows {

@@ -4,7 +4,7 @@
 //! they can be processed, with the same events either way. [`live`] drives sources that block: a thread each, reopened
 //! with backoff, restarted after a panic; inference stays on the caller's thread. Both attend to the outside ([`Outside`]): commands and
 //! observers. `network` is the thread of sinks that talk to one. Nothing is computed here.
-//! [`recorder`] writes down what a pipeline was asked, and [`replay`] asks it again.
+//! [`sandbox`] confines the process. [`recorder`] writes down what a pipeline was asked, and [`replay`] asks it again.
 
 pub mod budget;
 mod feed;
@@ -16,6 +16,8 @@ mod outside;
 mod play;
 pub mod recorder;
 pub mod replay;
+pub mod retention;
+pub mod sandbox;
 
 use log::warn;
 

@@ -15,6 +15,8 @@ use crate::signal::{
 };
 use crate::time::{self, Micros};
 
+use super::sandbox::Watch;
+
 /// Who sends commands to a run, and who looks at it. By default nobody.
 #[derive(Clone, Debug, Default)]
 pub struct Outside {
@@ -26,6 +28,8 @@ pub struct Outside {
     pub speaking: Option<Arc<Speaking>>,
     /// What outputs have to say in the event stream.
     pub notices: Option<Arc<Notices>>,
+    /// Who hears of what the sandbox has refused.
+    pub sandbox: Option<Arc<Watch>>,
     /// Files that have ended leave the loop running until it is stopped, so that the page goes on answering.
     pub stays: bool,
 }
@@ -75,8 +79,11 @@ impl Attention<'_> {
         }
     }
 
-    /// Hands on what outputs have to say.
+    /// Hands on what outputs, and the sandbox, have to say.
     pub(super) fn report(&self, pipeline: &mut Pipeline, now: Micros, events: &mut Vec<Event>) {
+        if let Some(news) = self.outside.sandbox.as_ref().and_then(|watch| watch.news()) {
+            pipeline.notice(&"sandbox".into(), "refused", news.into(), now, events);
+        }
         let Some(notices) = &self.outside.notices else { return };
         for _ in 0..NOTICES_MAX {
             let Some(Notice { source, notice, reason }) = notices.take() else { return };
