@@ -185,7 +185,7 @@ pub(super) fn origins(proto: &ModelProto) -> Vec<Origin> {
     graph
         .output
         .iter()
-        .map(|o| Origin { operator: last_operator(graph, &o.name), has_exp: has_exp(&o.name, &producers) })
+        .map(|o| Origin { operator: last_operator(&[graph], &o.name), has_exp: has_exp(&o.name, &producers) })
         .collect()
 }
 
@@ -213,18 +213,33 @@ const PASSES: [&str; 16] = [
     "Unsqueeze",
 ];
 
-fn last_operator(graph: &GraphProto, value: &str) -> String {
-    let producers = producers(graph);
+/// Most branches inside each other that are looked into.
+const BRANCHES_MAX: usize = 8;
+
+/// `scopes` are graphs inside each other, innermost last: a branch may hand on a value of what is around it.
+fn last_operator(scopes: &[&GraphProto], value: &str) -> String {
+    // a damaged file may have a branch that hands on what it is a branch of
+    if scopes.len() > BRANCHES_MAX {
+        return String::new();
+    }
+    let mut scopes = scopes;
     let mut value = value;
     // as many steps as there are nodes: a damaged file may have a cycle
-    for _ in 0..=graph.node.len() {
-        let Some(node) = producers.get(value) else { break };
+    for _ in 0..=scopes.iter().map(|g| g.node.len()).sum::<usize>() {
+        let produces = |n: &&NodeProto| n.output.iter().any(|o| o == value);
+        let found = (0..scopes.len()).rev().find_map(|at| Some((at, scopes[at].node.iter().find(produces)?)));
+        let Some((at, node)) = found else { break };
+        let within = scopes;
+        scopes = &scopes[..=at];
         match node.op_type.as_str() {
             "If" => {
                 let at = node.output.iter().position(|o| o == value).unwrap_or(0);
-                let mut branches = node.attribute.iter().filter_map(|a| a.g.as_ref());
-                let inside =
-                    branches.find_map(|g| Some(last_operator(g, &g.output.get(at)?.name)).filter(|op| !op.is_empty()));
+                let mut branches = node.attribute.iter().filter_map(|a| a.g.as_ref()).take(2);
+                let inside = branches.find_map(|branch| {
+                    let output = &branch.output.get(at)?.name;
+                    let operator = last_operator(&[within, &[branch]].concat(), output);
+                    Some(operator).filter(|op| !op.is_empty() && op != "If")
+                });
                 return inside.unwrap_or_else(|| "If".into());
             }
             op if PASSES.contains(&op) => match node.input.first() {

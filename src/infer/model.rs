@@ -536,15 +536,19 @@ impl FoundInput {
     }
 }
 
-/// Open batches become 1: the first dimension, and every other one of the same name.
+/// Open batches become 1: the first dimensions, and what has the name of one. A dimension with the name of a fixed one is that one.
 pub(super) fn batch_of_one(inputs: &mut [FoundInput]) {
-    let is_batch = |i: &FoundInput| i.dims.first() == Some(&None);
-    let batches: Vec<String> = inputs.iter().filter(|i| is_batch(i)).filter_map(|i| i.symbols[0].clone()).collect();
+    let mut known: HashMap<String, usize> = HashMap::new();
+    for input in &*inputs {
+        for (at, (dim, symbol)) in input.dims.iter().zip(&input.symbols).enumerate() {
+            let value = dim.or((at == 0).then_some(1));
+            known.extend(symbol.clone().zip(value));
+        }
+    }
     for input in inputs {
         for (at, (dim, symbol)) in input.dims.iter_mut().zip(&input.symbols).enumerate() {
-            if at == 0 || symbol.as_ref().is_some_and(|s| batches.contains(s)) {
-                dim.get_or_insert(1);
-            }
+            let named = symbol.as_ref().and_then(|s| known.get(s).copied());
+            *dim = dim.or(named).or((at == 0).then_some(1));
         }
     }
 }
