@@ -13,6 +13,7 @@ use super::mqtt::MqttSpec;
 use super::recording::RecordingSpec;
 use super::spans::{Step, line_of};
 use super::speech::SpeechSpec;
+use super::trust::{TrustSpec, UpdateSpec};
 
 mod web;
 
@@ -52,6 +53,11 @@ pub struct Runtime {
     pub speech: Option<SpeechSpec>,
     /// What is kept of what led to decisions; without it nothing is.
     pub recording: Option<RecordingSpec>,
+    /// Whose bundles are taken.
+    #[serde(default)]
+    pub trust: TrustSpec,
+    /// Where new bundles come from; without it they do not.
+    pub update: Option<UpdateSpec>,
 }
 
 /// A language tag, `en` by default.
@@ -310,7 +316,9 @@ impl Runtime {
         let token = runtime.web.as_mut().and_then(|w| w.token_file.as_mut());
         let broker = runtime.mqtt.iter_mut().flat_map(MqttSpec::paths);
         let kept = runtime.recording.as_mut().map(|r| &mut r.dir);
-        for file in runtime.bundle.iter_mut().chain(files).chain(sinks).chain(token).chain(broker).chain(kept) {
+        let update = runtime.update.iter_mut().flat_map(UpdateSpec::paths);
+        let files = runtime.bundle.iter_mut().chain(files).chain(sinks).chain(token).chain(broker).chain(kept);
+        for file in files.chain(update) {
             *file = dir.join(&*file);
         }
         Ok(runtime)
@@ -370,6 +378,13 @@ impl Runtime {
             recording
                 .check()
                 .map_err(|(key, m)| invalid(&[Step::Key("recording"), Step::Key(key)], format!("recording.{m}")))?;
+        }
+        let trust = |(key, m): (&'static str, String)| invalid(&[Step::Key("trust"), Step::Key(key)], format!("trust.{m}"));
+        runtime.trust.check().map_err(trust)?;
+        if let Some(update) = &runtime.update {
+            update
+                .check()
+                .map_err(|(key, m)| invalid(&[Step::Key("update"), Step::Key(key)], format!("update.{m}")))?;
         }
         let is_standard = |s: &SinkSpec| s.path.as_os_str() == "-";
         for (i, sink) in runtime.sink.iter().enumerate() {
@@ -505,7 +520,7 @@ mod tests {
         let rows = [
             (
                 "languag = \"en\"",
-                "1: unknown key `languag`; known keys: bundle, language, log, clock, source, sink, output, indicator, web, mqtt, speech, recording",
+                "1: unknown key `languag`; known keys: bundle, language, log, clock, source, sink, output, indicator, web, mqtt, speech, recording, trust, update",
             ),
             ("language = \"\"", "1: language = \"\", expected a tag such as \"en\" or \"zh\""),
             (
@@ -640,6 +655,11 @@ mod tests {
             ("[recording]\ndir = \"kept\"\nring_s = 0", "3: recording.ring_s = 0, expected 1 to 3600"),
             ("[recording]\ndir = \"kept\"\nbytes_max = 9", "3: recording.bytes_max = 9, expected at least 1048576"),
             ("[speech]\ncommand = [\"x\"]\ntimeout_ms = 5", "3: speech.timeout_ms = 5, expected 100 to 120000"),
+            ("[trust]\nkeys = [\"RWx\"]", "2: trust.keys: \"RWx\", expected the second line of a minisign.pub"),
+            ("[trust]\nrequire_signed = true", "2: trust.require_signed = true, and no keys: nothing could run; add keys"),
+            ("[update]\nstate_dir = \"\"", "2: update.state_dir = \"\", expected a directory that can be written"),
+            ("[update]\nstate_dir = \"x\"\nprobation_s = 1", "3: update.probation_s = 1, expected 5 to 86400"),
+            ("[update]\ninbox = \"x\"", "1: missing field `state_dir`"),
         ];
         let mut wrong = Vec::new();
         for (text, expected) in rows {
