@@ -43,6 +43,12 @@ pub fn of_file(path: &Path) -> io::Result<String> {
     Ok(hex(&hash.finalize()))
 }
 
+/// SHA-256 of what is in memory.
+#[must_use]
+pub fn of_bytes(bytes: &[u8]) -> String {
+    hex(&Sha256::digest(bytes))
+}
+
 struct Writer<'a>(&'a mut Sha256);
 
 impl io::Write for Writer<'_> {

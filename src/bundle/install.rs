@@ -131,7 +131,8 @@ impl Store {
             Ok(state) => state.unwrap_or_else(|| State { format: FORMAT, ..State::default() }),
             Err(refused) => {
                 // what is installed still says what nothing may fall below
-                let counter = store.installed().iter().filter_map(|id| Some(store.check(id).ok()?.manifest.counter)).max();
+                let counter =
+                    store.installed().iter().filter_map(|id| Some(store.check(id).ok()?.manifest.counter)).max();
                 warn!("{refused}; the device's own bundle runs until the next update");
                 State { format: FORMAT, counter: counter.unwrap_or(0), ..State::default() }
             }
@@ -226,11 +227,7 @@ impl Store {
             }
         }
         self.tidy();
-        Chosen {
-            dir: self.state.current.as_ref().map(|id| self.path(id)),
-            is_on_trial: self.state.trial_starts.is_some(),
-            given_up,
-        }
+        Chosen { dir: self.current_dir(), is_on_trial: self.state.trial_starts.is_some(), given_up }
     }
 
     fn try_to_start(&mut self, id: &str) -> Result<(), Refused> {
@@ -312,6 +309,12 @@ impl Store {
     #[must_use]
     pub fn is_current(&self, id: &str) -> bool {
         self.state.current.as_deref() == Some(id)
+    }
+
+    /// Directory of the installed bundle that runs; without one the device's own does.
+    #[must_use]
+    pub fn current_dir(&self) -> Option<PathBuf> {
+        self.state.current.as_ref().map(|id| self.path(id))
     }
 
     /// Checks the packed bundle in `reader` and writes it beside the others, where it does nothing yet. `running` is the name of the bundle
@@ -469,8 +472,8 @@ fn check_dir(disk: &dyn Disk, dir: &Path, trust: &Trust) -> Result<(Manifest, Ve
         disk.open(&dir.join(name))?.take(bytes_max).read_to_end(&mut bytes)?;
         Ok(bytes)
     };
-    let manifest_bytes =
-        read(pack::MANIFEST, pack::MANIFEST_BYTES_MAX).map_err(|e| Refused::io(dir.join(pack::MANIFEST).display(), &e))?;
+    let manifest_bytes = read(pack::MANIFEST, pack::MANIFEST_BYTES_MAX)
+        .map_err(|e| Refused::io(dir.join(pack::MANIFEST).display(), &e))?;
     let signature = match read(pack::SIGNATURE, pack::SIGNATURE_BYTES_MAX) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => None,
         Err(error) => return Err(Refused::io(dir.join(pack::SIGNATURE).display(), &error)),

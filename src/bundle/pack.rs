@@ -106,7 +106,10 @@ impl Manifest {
         }
         for (key, word) in [("name", &self.name), ("version", &self.version)] {
             if !is_word(word) || word.len() > 64 {
-                return refuse(Why::Manifest, format!("{key} = {word:?}, expected letters, digits, `.`, `_`, `-`, `+`"));
+                return refuse(
+                    Why::Manifest,
+                    format!("{key} = {word:?}, expected letters, digits, `.`, `_`, `-`, `+`"),
+                );
             }
         }
         if self.parts.len() > PARTS_MAX {
@@ -327,7 +330,8 @@ impl<R: Read> Packed<R> {
     pub fn open(mut reader: R, trust: &Trust) -> Result<Self, Refused> {
         let block = read_block(&mut reader, "the first header")?;
         let Some((name, bytes)) = parse_header(&block).filter(|(name, _)| name == MANIFEST) else {
-            let message = format!("this is no packed bundle: it does not begin with {MANIFEST} as `bundle pack` writes it");
+            let message =
+                format!("this is no packed bundle: it does not begin with {MANIFEST} as `bundle pack` writes it");
             return Err(Refused::new(Why::Layout, message));
         };
         let manifest_bytes = read_small(&mut reader, &name, bytes, MANIFEST_BYTES_MAX)?;
@@ -360,7 +364,8 @@ impl<R: Read> Packed<R> {
                 None => read_block(&mut self.reader, &expected.name)?,
             };
             if block != header(&expected.name, expected.bytes) {
-                let found = parse_header(&block).map_or("something else".into(), |(name, bytes)| format!("{name}, {bytes} bytes"));
+                let found = parse_header(&block)
+                    .map_or("something else".into(), |(name, bytes)| format!("{name}, {bytes} bytes"));
                 let message = format!("expected {}, {} bytes, and found {found}", expected.name, expected.bytes);
                 return Err(Refused::new(Why::Layout, message));
             }

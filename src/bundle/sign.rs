@@ -90,7 +90,8 @@ impl Trust {
             }
         }
         if is_known {
-            let message = "the signature does not belong to this bundle: one of the two has been changed, or comes from another";
+            let message =
+                "the signature does not belong to this bundle: one of the two has been changed, or comes from another";
             return Err(Refused::new(Why::Signature, message));
         }
         Err(Refused::new(Why::Key, "it is signed with a key that is not in [trust] keys"))

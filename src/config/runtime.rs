@@ -379,7 +379,8 @@ impl Runtime {
                 .check()
                 .map_err(|(key, m)| invalid(&[Step::Key("recording"), Step::Key(key)], format!("recording.{m}")))?;
         }
-        let trust = |(key, m): (&'static str, String)| invalid(&[Step::Key("trust"), Step::Key(key)], format!("trust.{m}"));
+        let trust =
+            |(key, m): (&'static str, String)| invalid(&[Step::Key("trust"), Step::Key(key)], format!("trust.{m}"));
         runtime.trust.check().map_err(trust)?;
         if let Some(update) = &runtime.update {
             update
@@ -655,11 +656,17 @@ mod tests {
             ("[recording]\ndir = \"kept\"\nring_s = 0", "3: recording.ring_s = 0, expected 1 to 3600"),
             ("[recording]\ndir = \"kept\"\nbytes_max = 9", "3: recording.bytes_max = 9, expected at least 1048576"),
             ("[speech]\ncommand = [\"x\"]\ntimeout_ms = 5", "3: speech.timeout_ms = 5, expected 100 to 120000"),
-            ("[trust]\nkeys = [\"RWx\"]", "2: trust.keys: \"RWx\", expected the second line of a minisign.pub"),
-            ("[trust]\nrequire_signed = true", "2: trust.require_signed = true, and no keys: nothing could run; add keys"),
+            (
+                "[trust]\nkeys = [\"RWx\"]",
+                "2: trust.keys: \"RWx\", expected the second line of a minisign.pub, 56 characters that begin with RW",
+            ),
+            (
+                "[trust]\nrequire_signed = true",
+                "2: trust.require_signed = true, and no keys: nothing could run; add keys",
+            ),
             ("[update]\nstate_dir = \"\"", "2: update.state_dir = \"\", expected a directory that can be written"),
             ("[update]\nstate_dir = \"x\"\nprobation_s = 1", "3: update.probation_s = 1, expected 5 to 86400"),
-            ("[update]\ninbox = \"x\"", "1: missing field `state_dir`"),
+            ("[update]\ninbox = \"x\"", "1: missing key `state_dir` in `update`; add it"),
         ];
         let mut wrong = Vec::new();
         for (text, expected) in rows {

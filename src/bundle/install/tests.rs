@@ -68,7 +68,11 @@ fn cut_everywhere(
             let (version, _) = runs(&disk, keys);
             let is_either = version == new || (version == old && !is_done);
             assert!(is_either, "after {after}, {unsynced:?}: {version:?} runs");
-            if version == old { were_old += 1 } else { were_new += 1 }
+            if version == old {
+                were_old += 1
+            } else {
+                were_new += 1
+            }
             // and it can be done again
             if version == old {
                 again(&disk).unwrap_or_else(|e| panic!("after {after}, {unsynced:?}: {e}"));
@@ -240,8 +244,6 @@ fn a_damaged_or_foreign_installation_is_not_run() {
     drop(store);
     let path = dir().join(BUNDLES).join(&id);
     type Break = fn(&FakeDisk, &Path);
-    let write = |disk: &FakeDisk, path: &Path, bytes: &[u8]| disk.create(path).unwrap().write_all(bytes).unwrap();
-    _ = write;
     let cases: &[(&str, Break, Why)] = &[
         ("a part is changed", |d, p| d.create(&p.join("a.onnx")).unwrap().write_all(&[9; 700]).unwrap(), Why::Part),
         ("a part is cut", |d, p| d.create(&p.join("a.onnx")).unwrap().write_all(&[7; 699]).unwrap(), Why::Truncated),
@@ -249,7 +251,11 @@ fn a_damaged_or_foreign_installation_is_not_run() {
         ("a part is gone", |d, p| d.remove(&p.join("text/labels.txt")).unwrap(), Why::Io),
         ("no signature", |d, p| d.remove(&p.join(pack::SIGNATURE)).unwrap(), Why::Unsigned),
         ("no manifest", |d, p| d.remove(&p.join(pack::MANIFEST)).unwrap(), Why::Io),
-        ("another manifest", |d, p| d.create(&p.join(pack::MANIFEST)).unwrap().write_all(b"{}").unwrap(), Why::Signature),
+        (
+            "another manifest",
+            |d, p| d.create(&p.join(pack::MANIFEST)).unwrap().write_all(b"{}").unwrap(),
+            Why::Signature,
+        ),
         ("nothing", |d, p| d.remove(p).unwrap(), Why::Io),
     ];
     for (case, break_it, expected) in cases {

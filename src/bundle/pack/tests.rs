@@ -143,7 +143,10 @@ fn every_byte_that_is_changed_is_refused_for_its_reason() {
         changed[at] ^= mask;
         let why = why(&changed, &trust);
         let (_, expected) = regions.iter().find(|(range, _)| range.contains(&at)).unwrap();
-        assert!(why.is_some_and(|why| expected.contains(&why)), "byte {at} ^ {mask:#x}: {why:?}, expected {expected:?}");
+        assert!(
+            why.is_some_and(|why| expected.contains(&why)),
+            "byte {at} ^ {mask:#x}: {why:?}, expected {expected:?}"
+        );
         changed[at] ^= mask;
     };
     // every byte once, and then 10000 positions in all
@@ -207,7 +210,8 @@ fn who_signed_is_who_the_device_knows() {
 fn parts_that_change_places_are_refused() {
     let keys = make::keys(None).unwrap();
     let (file, trust) = (signed(&packed("1.0.0", 1), &keys), trust(&[&keys]));
-    let at = |name: &str| (0..file.len() / BLOCK).find(|i| file[i * BLOCK..].starts_with(name.as_bytes())).unwrap() * BLOCK;
+    let at =
+        |name: &str| (0..file.len() / BLOCK).find(|i| file[i * BLOCK..].starts_with(name.as_bytes())).unwrap() * BLOCK;
     let (a, b, len) = (at("a.onnx\0"), at("b.onnx\0"), 3 * BLOCK);
     let swap = |skip: usize| {
         let mut swapped = file.clone();
@@ -231,9 +235,7 @@ fn what_a_manifest_may_not_say_is_refused_though_it_is_signed() {
     let trust = trust(&[&keys]);
     let hash = hex(&Sha256::digest(b"x"));
     let part = |name: &str, bytes: u64| format!(r#"{{"name":{name:?},"bytes":{bytes},"sha256":"{hash}"}}"#);
-    let whole = |parts: &str| {
-        format!(r#"{{"format":1,"name":"x","version":"1.0.0","counter":1,"parts":[{parts}]}}"#)
-    };
+    let whole = |parts: &str| format!(r#"{{"format":1,"name":"x","version":"1.0.0","counter":1,"parts":[{parts}]}}"#);
     let toml = part("bundle.toml", 1);
     let with = |name: &str| whole(&format!("{},{toml}", part(name, 1)));
     let many: Vec<String> = (0..=PARTS_MAX).map(|i| part(&format!("a{i:04}"), 0)).collect();
@@ -254,7 +256,22 @@ fn what_a_manifest_may_not_say_is_refused_though_it_is_signed() {
         (whole(&[part("a", PART_BYTES_MAX), part("b", PART_BYTES_MAX), toml.clone()].join(",")), Why::Size),
         (whole(&many.join(",")), Why::Size),
     ];
-    let names = ["../a", "/etc/passwd", "a/../b", "a//b", "a/", "", ".a", "a/.b", "a\\b", "a\0b", "ä", "a b", MANIFEST, SIGNATURE];
+    let names = [
+        "../a",
+        "/etc/passwd",
+        "a/../b",
+        "a//b",
+        "a/",
+        "",
+        ".a",
+        "a/.b",
+        "a\\b",
+        "a\0b",
+        "ä",
+        "a b",
+        MANIFEST,
+        SIGNATURE,
+    ];
     cases.extend(names.iter().map(|name| (with(&name.replace('\0', "\\u0000")), Why::Name)));
     cases.push((with(&"a".repeat(100)), Why::Name));
     for (manifest, expected) in &cases {
@@ -318,7 +335,10 @@ fn the_stock_program_agrees() {
     let dir = tempfile::tempdir().unwrap();
     let run = |program: &str, args: &[&str]| {
         let out = std::process::Command::new(program).args(args).current_dir(dir.path()).output().unwrap();
-        (out.status.success(), format!("{}{}", String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr)))
+        (
+            out.status.success(),
+            format!("{}{}", String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr)),
+        )
     };
     let keys = make::keys(None).unwrap();
     fs::write(dir.path().join("x.attendant"), signed(&packed("1.0.0", 3), &keys)).unwrap();
