@@ -34,6 +34,8 @@ pub struct Asked {
 pub struct Visitors {
     /// The run's end.
     pub outside: Outside,
+    /// What is counted outside of the data path.
+    pub registry: Arc<Registry>,
     /// Where events go; in a list, as other sinks are.
     pub sinks: Vec<Box<dyn Sink>>,
     #[cfg(any(feature = "web", feature = "mqtt"))]
@@ -49,7 +51,7 @@ impl std::fmt::Debug for Visitors {
 /// Opens everything that was asked for, and starts the network's thread if there is anything to do for it.
 pub fn open(asked: &Asked, pipeline: &Pipeline, clock: &Arc<dyn Clock>) -> Result<Visitors, Failure> {
     let mut visitors = Visitors::default();
-    let registry = Arc::new(Registry::new());
+    let registry = Arc::clone(&visitors.registry);
     if let Some(spec) = &asked.speech {
         let speaking = Arc::new(Speaking::new());
         visitors.sinks.push(Box::new(voice(spec, Arc::clone(&speaking), &registry)));

@@ -15,6 +15,7 @@ use attendant::capture::sensor::CsvSensor;
 use attendant::capture::text::{LineText, ScriptText};
 use attendant::capture::{Camera, Mic, Sensor, TextSource, image, video, wav};
 use attendant::config::runtime::{ClockKind, LogLevel, Runtime, SinkKind, SourceKind, WebSpec};
+use attendant::config::trust::{TrustSpec, UpdateSpec};
 use attendant::emit::summary::{Seen, Segment};
 use attendant::emit::{JsonLines, LiveView, LiveViewOptions, Sink};
 use attendant::pipeline::{Options, Pipeline};
@@ -26,7 +27,7 @@ use clap::Args;
 
 use super::devices::{self, Devices};
 use super::outside::{self, Asked, Visitors};
-use super::{Common, Failure, record};
+use super::{Common, Failure, record, update};
 
 /// Arguments of `run`.
 #[derive(Clone, Debug, Default, Args)]
@@ -72,6 +73,11 @@ pub struct RunArguments {
     /// The outside as the configuration describes it.
     #[arg(skip)]
     asked: Asked,
+    /// Whose bundles are taken, and where new ones come from.
+    #[arg(skip)]
+    trust: TrustSpec,
+    #[arg(skip)]
+    update: Option<UpdateSpec>,
     /// Serve the page and its interface on this address (docs/http.md); one that others can reach needs a token, see --config
     #[arg(long, value_name = "ADDR", num_args = 0..=1, default_missing_value = "127.0.0.1:8080")]
     web: Option<SocketAddr>,
@@ -147,6 +153,7 @@ fn configured(common: &Common, args: &RunArguments, path: &Path) -> Result<(Comm
         args.record_bytes = Some(recording.bytes_max);
         args.record_tokens = !recording.media;
     }
+    (args.trust, args.update) = (runtime.trust, runtime.update);
     for (name, source) in runtime.source {
         let is_given = match name.as_str() {
             "camera" => args.camera.is_some(),
@@ -227,7 +234,8 @@ fn run_with(common: &Common, args: &RunArguments) -> Result<ExitCode, Failure> {
         return Err(Failure::Usage(message.into()));
     }
     let clock: Arc<dyn Clock> = Arc::new(MonotonicClock::new());
-    let bundle = common.open_bundle()?;
+    let source = update::choose(common, &args.trust, args.update.as_ref())?;
+    let bundle = source.bundle.clone();
     let mut options = Options::default();
     if let Some(lang) = &args.lang {
         options.lang.clone_from(lang);
@@ -244,7 +252,9 @@ fn run_with(common: &Common, args: &RunArguments) -> Result<ExitCode, Failure> {
         }
         let mut visitors = outside::open(&asked, &pipeline, &clock)?;
         let recorder = recorder_of(args, &bundle, &options, &mut pipeline, &clock, &mut visitors)?;
+        let updater = source.start(&options, &clock, &mut visitors)?;
         let result = run_live(common, args, &mut pipeline, &clock, &stop, visitors);
+        drop(updater);
         let recorded = recorder.map_or(Ok(()), |recorder| record::finish(recorder, &mut pipeline));
         return result.and_then(|code| recorded.map(|()| code));
     }

@@ -4,7 +4,7 @@
 //! they can be processed, with the same events either way. [`live`] drives sources that block: a thread each, reopened
 //! with backoff, restarted after a panic; inference stays on the caller's thread. Both attend to the outside ([`Outside`]): commands and
 //! observers. `network` is the thread of sinks that talk to one. Nothing is computed here.
-//! [`recorder`] writes down what a pipeline was asked, and [`replay`] asks it again.
+//! [`recorder`] writes down what a pipeline was asked, and [`replay`] asks it again. [`update`] brings new bundles into a live run.
 
 pub mod budget;
 mod feed;
@@ -16,6 +16,7 @@ mod outside;
 mod play;
 pub mod recorder;
 pub mod replay;
+pub mod update;
 
 use log::warn;
 

@@ -15,6 +15,8 @@ use crate::signal::{
 };
 use crate::time::{self, Micros};
 
+use super::update::{Hand, Updates};
+
 /// Who sends commands to a run, and who looks at it. By default nobody.
 #[derive(Clone, Debug, Default)]
 pub struct Outside {
@@ -26,6 +28,8 @@ pub struct Outside {
     pub speaking: Option<Arc<Speaking>>,
     /// What outputs have to say in the event stream.
     pub notices: Option<Arc<Notices>>,
+    /// Where new bundles come from. Live runs only.
+    pub updates: Option<Arc<Updates>>,
     /// Files that have ended leave the loop running until it is stopped, so that the page goes on answering.
     pub stays: bool,
 }
@@ -41,7 +45,13 @@ impl Outside {
         if let Some(monitor) = &self.monitor {
             pipeline.measure(monitor, time::now_ns);
         }
-        Attention { outside: self, is_hushed: false, posted: Posted::default(), next: Micros::ZERO }
+        Attention {
+            outside: self,
+            is_hushed: false,
+            posted: Posted::default(),
+            next: Micros::ZERO,
+            hand: Hand::default(),
+        }
     }
 }
 
@@ -52,6 +62,7 @@ pub(super) struct Attention<'a> {
     posted: Posted,
     /// When, on the loop's clock, observers are due a new snapshot.
     next: Micros,
+    hand: Hand,
 }
 
 impl Attention<'_> {
@@ -63,7 +74,10 @@ impl Attention<'_> {
                 return;
             }
             let Posted { command, reply } = &mut self.posted;
-            let result = pipeline.command(command, now, events);
+            let result = match (&*command, &self.outside.updates) {
+                (Command::Reload, Some(updates)) => updates.ask(),
+                _ => pipeline.command(command, now, events),
+            };
             match &result {
                 Ok(()) => info!("{now}: carried out {:?}", Brief(command)),
                 Err(refusal) => warn!("refused {:?}: {refusal}", Brief(command)),
@@ -72,6 +86,13 @@ impl Attention<'_> {
             if let Some(reply) = reply.take() {
                 reply(&result);
             }
+        }
+    }
+
+    /// Lets a new bundle take over, or the one before it: between two windows.
+    pub(super) fn update(&mut self, pipeline: &mut Pipeline, now: Micros, events: &mut Vec<Event>) {
+        if let Some(updates) = &self.outside.updates {
+            self.hand.turn(updates, pipeline, now, events);
         }
     }
 
