@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::fs;
-use std::io::Cursor;
+use std::io::{Cursor, Read as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -305,8 +305,8 @@ struct Run {
     bundle: String,
 }
 
-fn run(end: Micros, gates: Vec<(Micros, Gate)>, outside: Outside) -> Run {
-    let bundle = Bundle::open(&kiosk()).unwrap();
+fn run(dir: &Path, end: Micros, gates: Vec<(Micros, Gate)>, outside: Outside) -> Run {
+    let bundle = Bundle::open(dir).unwrap();
     let mut pipeline = Pipeline::load(&bundle, &Options::default()).unwrap();
     let clock: Arc<dyn Clock> = Arc::new(VirtualClock::default());
     let monitor = Arc::new(Monitor::new());
@@ -334,12 +334,13 @@ struct Device {
     keys: Keys,
     mailbox: Arc<Mailbox>,
     notices: Arc<Notices>,
+    registry: Registry,
 }
 
 impl Device {
     fn new() -> Self {
         let (mailbox, notices) = (Arc::new(Mailbox::new()), Arc::new(Notices::new()));
-        Device { dir: tempfile::tempdir().unwrap(), keys: Keys::new(), mailbox, notices }
+        Device { dir: tempfile::tempdir().unwrap(), keys: Keys::new(), mailbox, notices, registry: Registry::new() }
     }
 
     fn state(&self) -> PathBuf {
@@ -372,7 +373,16 @@ impl Device {
         })
     }
 
+    /// Waits until a step of an update has been done.
+    fn until(&self, step: &'static str) -> Gate {
+        let counter = self.registry.counter("attendant_update_steps_total", "", &[("step", step)]);
+        Box::new(move || counter.get() > 0)
+    }
+
     fn run(&self, end: Micros, gates: Vec<(Micros, Gate)>) -> Run {
+        let mut store = self.store();
+        let chosen = store.start();
+        let dir = chosen.dir.unwrap_or_else(kiosk);
         let settings = Settings {
             inbox: self.inbox(),
             look_every: None,
@@ -381,20 +391,18 @@ impl Device {
             own: kiosk(),
             running: "kiosk".into(),
             options: Options::default(),
-            is_on_trial: false,
+            is_on_trial: chosen.is_on_trial,
         };
         let clock: Arc<dyn Clock> = Arc::new(VirtualClock::default());
-        let asked = Arc::new(AtomicBool::new(false));
-        let registry = Registry::new();
-        let updater =
-            Updater::start(self.store(), settings, clock, Arc::clone(&self.notices), &registry, asked).unwrap();
+        let (asked, notices) = (Arc::new(AtomicBool::new(false)), Arc::clone(&self.notices));
+        let updater = Updater::start(store, settings, clock, notices, &self.registry, asked).unwrap();
         let outside = Outside {
             commands: Some(Arc::clone(&self.mailbox)),
             notices: Some(Arc::clone(&self.notices)),
             updates: Some(updater.updates()),
             ..Outside::default()
         };
-        run(end, gates, outside)
+        run(&dir, end, gates, outside)
     }
 }
 
@@ -403,7 +411,7 @@ const SECOND: Micros = Micros::from_ms(1000);
 #[test]
 fn a_new_bundle_takes_over_in_a_live_run_without_losing_a_window() {
     let end = Micros(16 * SECOND.0);
-    let plain = run(end, Vec::new(), Outside::default());
+    let plain = run(&kiosk(), end, Vec::new(), Outside::default());
     let device = Device::new();
     let next = device.dir.path().join("next");
     kiosk_copy(&next, "1.1.0");
@@ -475,6 +483,158 @@ fn what_is_refused_is_put_aside_and_changes_nothing() {
     assert_eq!(device.store().state().current, None);
 }
 
+#[test]
+fn a_program_that_starts_with_a_bundle_that_does_not_do_goes_back_to_its_own() {
+    let device = Device::new();
+    let next = device.dir.path().join("next");
+    kiosk_copy(&next, "1.1.0");
+    poison(&next.join("speech.int8.onnx"), "classify");
+    let mut store = device.store();
+    let installed = store.install(&device.keys.pack(&next, 3)[..], "kiosk").unwrap();
+    store.switch(&installed.id).unwrap();
+    drop(store);
+    let run = device.run(Micros(16 * SECOND.0), vec![(Micros(10 * SECOND.0), device.until("swapped"))]);
+    assert!(
+        run.lines.contains(r#""notice":"reverted","reason":"at the start: speech has not been fresh for 5000 ms""#),
+        "{}",
+        run.lines
+    );
+    assert_eq!(run.bundle, "kiosk@1.0.0", "{}", run.lines);
+    let last = run.lines.lines().rfind(|l| l.contains(r#""modality":"speech","state""#)).unwrap();
+    assert!(last.contains(r#""modality":"speech","state":"ok""#), "{last}");
+    assert_eq!((device.store().state().current.as_deref(), device.store().state().bad.len()), (None, 1));
+}
+
+#[test]
+fn a_bundle_of_other_modalities_waits_for_the_next_start() {
+    let device = Device::new();
+    let next = device.dir.path().join("next");
+    kiosk_copy(&next, "2.0.0");
+    replace(&next.join("bundle.toml"), "name = \"speech\"", "name = \"voice\"");
+    let path = device.put("kiosk-2.0.0.attendant", &device.keys.pack(&next, 3));
+    let gates = vec![(SECOND, device.reload(&path)), (Micros(2 * SECOND.0), device.until("restart"))];
+    let run = device.run(Micros(3 * SECOND.0), gates);
+    assert!(run.lines.contains("the modalities differ; it runs, on trial, from the next start"), "{}", run.lines);
+    assert_eq!(run.bundle, "kiosk@1.0.0");
+    let run = device.run(Micros(12 * SECOND.0), Vec::new());
+    assert_eq!(run.bundle, "kiosk@2.0.0");
+    assert_eq!((device.store().state().counter, device.store().state().trial_starts), (3, None), "{}", run.lines);
+}
+
+#[cfg(not(feature = "sign"))]
+#[test]
+fn without_its_feature_a_program_says_how_to_sign() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    reader(&dir.path().join("b"), "1.0.0");
+    let made = attendant(&["bundle", "pack", "--bundle", &at("b"), "--counter", "1", "--out", &at("x"), "--untested"]);
+    assert_eq!(made.0, Some(0), "{}", made.2);
+    for args in [&["bundle", "keygen", "k.key", "--no-password"][..], &["bundle", "sign", &at("x"), "--key", "k.key"]] {
+        let (code, _, err) = attendant(args);
+        assert!(
+            code == Some(2) && err.contains("needs the feature sign") && err.contains("minisign -"),
+            "{code:?} {err}"
+        );
+    }
+}
+
+#[cfg(feature = "sign")]
+#[test]
+fn keys_are_made_and_sign() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    reader(&dir.path().join("b"), "1.0.0");
+    fs::write(at("password"), "correct horse\n").unwrap();
+    let (bundle, file) = (at("b"), at("x.attendant"));
+    let rows: &[(&[&str], i32, &str)] = &[
+        (&["bundle", "keygen", &at("k.key")], 2, "--no-password"),
+        (&["bundle", "keygen", &at("k.key"), "--no-password"], 0, "[trust]"),
+        (&["bundle", "keygen", &at("k.key"), "--no-password"], 5, "k.key"),
+        (&["bundle", "pack", "--bundle", &bundle, "--counter", "1", "--out", &file, "--untested"], 0, "not signed"),
+        (&["bundle", "sign", &file, "--key", &at("k.key")], 0, "6 parts"),
+        (&["bundle", "verify", &file, "--public-key", &at("k.pub")], 0, "signed with key 0"),
+        (&["bundle", "sign", &file, "--key", &at("k.pub")], 7, "refused (key)"),
+        (&["bundle", "sign", &file, "--key", &at("k.key"), "--password-file", &at("password")], 7, "refused (key)"),
+        (&["bundle", "sign", &file, "--key", &at("nothing")], 4, "nothing"),
+    ];
+    let mut wrong = Vec::new();
+    for (args, code, piece) in rows {
+        let (found, out, err) = attendant(args);
+        if found != Some(*code) || !format!("{out}{err}").contains(piece) {
+            wrong.push(format!("{args:?}: {found:?}, expected {code} and {piece:?}: {out}{err}"));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    use std::os::unix::fs::PermissionsExt as _;
+    assert_eq!(fs::metadata(at("k.key")).unwrap().permissions().mode() & 0o777, 0o600);
+}
+
+/// A running program, and what it has said so far.
+struct Program {
+    child: std::process::Child,
+    said: Arc<Mutex<String>>,
+}
+
+impl Program {
+    fn start(args: &[&str]) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_attendant"));
+        command.args(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+        let mut child = command.spawn().unwrap();
+        let (said, mut out) = (Arc::new(Mutex::new(String::new())), child.stdout.take().unwrap());
+        let heard = Arc::clone(&said);
+        std::thread::spawn(move || {
+            let mut buffer = [0; 4096];
+            while let Ok(n @ 1..) = out.read(&mut buffer) {
+                heard.lock().unwrap().push_str(&String::from_utf8_lossy(&buffer[..n]));
+            }
+        });
+        Program { child, said }
+    }
+
+    fn wait(&self, piece: &str) {
+        wait(piece, || self.said.lock().unwrap().contains(piece));
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        _ = self.child.kill();
+        _ = self.child.wait();
+    }
+}
+
+#[test]
+fn a_running_program_takes_a_tested_bundle_when_it_is_signalled() {
+    let keys = Keys::new();
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    reader(&at("own"), "1.0.0");
+    reader(&at("next"), "1.1.0");
+    let golden = golden(&Bundle::open(&at("next")).unwrap(), &Options::default()).unwrap();
+    fs::write(at("next").join(GOLDEN), golden).unwrap();
+    let file = keys.pack(&at("next"), 2);
+    let config = format!(
+        "bundle = \"own\"\n[trust]\nkeys = [\"{}\"]\nrequire_signed = false\n[update]\nstate_dir = \"state\"\nlook_s = 0\nprobation_s = 5\n",
+        keys.public()
+    );
+    fs::write(at("attendant.toml"), config).unwrap();
+    let config = at("attendant.toml");
+    let program = Program::start(&["run", "--json", "--text", "-", "--config", config.to_str().unwrap()]);
+    program.wait(r#""kind":"start""#);
+    fs::write(at("state/inbox/reader-1.1.0.attendant"), file).unwrap();
+    let hung_up = Command::new("kill").args(["-HUP", &program.child.id().to_string()]).status().unwrap();
+    assert!(hung_up.success());
+    for piece in
+        [r#""notice":"installed""#, " golden events in ", r#""notice":"swapped""#, r#""bundle":"reader@1.1.0""#]
+    {
+        program.wait(piece);
+    }
+    program.wait(r#""notice":"proven""#);
+    drop(program);
+    let store = Store::open(&at("state"), keys.trust()).unwrap();
+    assert_eq!((store.state().counter, store.state().trial_starts), (2, None));
+}
+
 fn attendant(args: &[&str]) -> (Option<i32>, String, String) {
     let out = Command::new(env!("CARGO_BIN_EXE_attendant")).args(args).output().unwrap();
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
@@ -487,6 +647,8 @@ fn a_kill_at_any_moment_of_an_installation_leaves_the_old_bundle_or_the_new_one(
     let dir = tempfile::tempdir().unwrap();
     let [old, new] = ["1.0.0", "1.1.0"].map(|version| {
         reader(&dir.path().join(version), version);
+        // a copy is made for every kill
+        fs::remove_file(dir.path().join(version).join("demo.mcap")).unwrap();
         let path = dir.path().join(format!("reader-{version}.attendant"));
         fs::write(&path, keys.pack(&dir.path().join(version), if version == "1.0.0" { 1 } else { 2 })).unwrap();
         path.to_str().unwrap().to_owned()

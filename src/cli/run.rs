@@ -234,7 +234,9 @@ fn run_with(common: &Common, args: &RunArguments) -> Result<ExitCode, Failure> {
         return Err(Failure::Usage(message.into()));
     }
     let clock: Arc<dyn Clock> = Arc::new(MonotonicClock::new());
-    let source = update::choose(common, &args.trust, args.update.as_ref())?;
+    let from_terminal = args.text.as_deref() == Some(Path::new("-"));
+    let is_live = from_terminal || !args.devices.is_empty();
+    let source = update::choose(common, &args.trust, args.update.as_ref(), is_live)?;
     let bundle = source.bundle.clone();
     let mut options = Options::default();
     if let Some(lang) = &args.lang {
@@ -244,8 +246,7 @@ fn run_with(common: &Common, args: &RunArguments) -> Result<ExitCode, Failure> {
     let mut pipeline = Pipeline::load(&bundle, &options)?;
     let asked = Asked { web: web_of(args)?, ..args.asked.clone() };
     let stop = stop_on_signal()?;
-    let from_terminal = args.text.as_deref() == Some(Path::new("-"));
-    if from_terminal || !args.devices.is_empty() {
+    if is_live {
         if args.speed == Some(Speed::Max) {
             let what = if from_terminal { "--text - waits for a person" } else { "devices deliver at their own speed" };
             return Err(Failure::Usage(format!("--speed max: {what}; give files, or leave --speed out")));

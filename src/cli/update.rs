@@ -25,8 +25,14 @@ pub struct Source {
     is_on_trial: bool,
 }
 
-/// Chooses the bundle to run: the installed one, else the device's own. Either has to be signed if the configuration says so.
-pub fn choose(common: &Common, trust: &TrustSpec, update: Option<&UpdateSpec>) -> Result<Source, Failure> {
+/// Chooses the bundle to run: the installed one, else the device's own. Either has to be signed if the configuration says so. Only a live run
+/// puts a bundle on trial.
+pub fn choose(
+    common: &Common,
+    trust: &TrustSpec,
+    update: Option<&UpdateSpec>,
+    is_live: bool,
+) -> Result<Source, Failure> {
     let keys = super::bundle::trust_of(trust)?;
     if !keys.requires_signature() {
         let why = if keys.has_keys() { "[trust] require_signed = false" } else { "[trust] has no keys" };
@@ -39,8 +45,15 @@ pub fn choose(common: &Common, trust: &TrustSpec, update: Option<&UpdateSpec>) -
         return Ok(Source { bundle: Bundle::open(&own)?, own, updates: None, is_on_trial: false });
     };
     let mut store = Store::open(&spec.state_dir, keys).map_err(Failure::Refused)?;
-    let chosen = store.start();
-    let (bundle, own) = match chosen.dir {
+    let (dir, is_on_trial) = if is_live {
+        let chosen = store.start();
+        (chosen.dir, chosen.is_on_trial)
+    } else {
+        let dir = store.current_dir();
+        dir.iter().try_for_each(|dir| check_folder(dir, store.trust()).map(|_| ())).map_err(Failure::Refused)?;
+        (dir, false)
+    };
+    let (bundle, own) = match dir {
         // without a bundle of its own a device has nothing to go back to, but runs
         Some(dir) => (Bundle::open(&dir)?, own.unwrap_or_default()),
         None => {
@@ -49,7 +62,7 @@ pub fn choose(common: &Common, trust: &TrustSpec, update: Option<&UpdateSpec>) -
             (Bundle::open(&own)?, own)
         }
     };
-    Ok(Source { bundle, own, updates: Some((store, spec.clone())), is_on_trial: chosen.is_on_trial })
+    Ok(Source { bundle, own, updates: Some((store, spec.clone())), is_on_trial })
 }
 
 impl Source {

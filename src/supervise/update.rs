@@ -247,7 +247,7 @@ impl Hand {
     /// Once a turn, between two windows.
     pub(super) fn turn(&mut self, updates: &Updates, pipeline: &mut Pipeline, now: Micros, events: &mut Vec<Event>) {
         if !std::mem::replace(&mut self.has_begun, true) && updates.starts_on_trial {
-            self.trial = Some(Trial::of("at the start", None, pipeline, now + updates.probation, now));
+            self.trial = Some(Trial::of("at the start", pipeline, now + updates.probation, now));
         }
         if updates.asked.swap(false, Ordering::Relaxed)
             && let Err(refusal) = updates.ask()
@@ -293,7 +293,7 @@ impl Hand {
             return;
         }
         let before_id = Arc::clone(pipeline.bundle());
-        let trial = Trial::of(&id, None, pipeline, now + updates.probation, now);
+        let trial = Trial::of(&id, pipeline, now + updates.probation, now);
         next.succeed(pipeline, now, events);
         std::mem::swap(pipeline, &mut next);
         updates.say("swapped", &format!("{before_id} has handed over to {} ({id})", pipeline.bundle()));
@@ -311,14 +311,14 @@ impl Hand {
 }
 
 impl Trial {
-    fn of(id: &str, before: Option<Box<Pipeline>>, pipeline: &Pipeline, until: Micros, now: Micros) -> Self {
+    fn of(id: &str, pipeline: &Pipeline, until: Micros, now: Micros) -> Self {
         let mut expected = [false; MAX_MODALITIES];
         for (i, (_, health)) in pipeline.health(now, |_| false).enumerate() {
             expected[i] = health == Health::Fresh;
         }
         Trial {
             id: id.to_owned(),
-            before,
+            before: None,
             until,
             expected,
             ailing_since: [None; MAX_MODALITIES],
