@@ -502,7 +502,8 @@ fn a_program_that_starts_with_a_bundle_that_does_not_do_goes_back_to_its_own() {
     assert_eq!(run.bundle, "kiosk@1.0.0", "{}", run.lines);
     let last = run.lines.lines().rfind(|l| l.contains(r#""modality":"speech","state""#)).unwrap();
     assert!(last.contains(r#""modality":"speech","state":"ok""#), "{last}");
-    assert_eq!((device.store().state().current.as_deref(), device.store().state().bad.len()), (None, 1));
+    let store = device.store();
+    assert_eq!((store.state().current.as_deref(), store.state().bad.len()), (None, 1));
 }
 
 #[test]
@@ -518,7 +519,8 @@ fn a_bundle_of_other_modalities_waits_for_the_next_start() {
     assert_eq!(run.bundle, "kiosk@1.0.0");
     let run = device.run(Micros(12 * SECOND.0), Vec::new());
     assert_eq!(run.bundle, "kiosk@2.0.0");
-    assert_eq!((device.store().state().counter, device.store().state().trial_starts), (3, None), "{}", run.lines);
+    let store = device.store();
+    assert_eq!((store.state().counter, store.state().trial_starts), (3, None), "{}", run.lines);
 }
 
 #[cfg(not(feature = "sign"))]

@@ -11,6 +11,7 @@
 
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use log::{debug, info, warn};
 use serde::{Deserialize, Serialize};
@@ -36,6 +37,10 @@ const STATE_BYTES_MAX: u64 = 64 << 10;
 
 /// Times that a program may start with a bundle on trial: more, and it does not live long enough to prove itself.
 pub const TRIAL_STARTS_MAX: u32 = 2;
+
+/// How often a lock that somebody has is tried again, and how long in between.
+const LOCK_TRIES: u32 = 10;
+const LOCK_PAUSE: Duration = Duration::from_millis(20);
 
 /// Bundles that are remembered as bad; the oldest is forgotten first.
 const BAD_MAX: usize = 16;
@@ -109,7 +114,7 @@ impl Store {
         let failed = |e: io::Error| Refused::io(dir.display(), &e);
         RealDisk.create_dir(dir).map_err(failed)?;
         let lock = std::fs::File::create(dir.join("lock")).map_err(failed)?;
-        match rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
+        match take(&lock) {
             Ok(()) => Store::open_on(dir, Box::new(RealDisk), trust, Some(lock)),
             Err(rustix::io::Errno::WOULDBLOCK) => {
                 let next = "a program that runs takes updates from its inbox";
@@ -403,6 +408,18 @@ impl Store {
         }
         self.tidy();
     }
+}
+
+/// Locks the directory. A program that this process is just starting holds what was locked before for a moment: between its fork and its
+/// exec it has every file of ours.
+fn take(lock: &std::fs::File) -> rustix::io::Result<()> {
+    for _ in 0..LOCK_TRIES {
+        match rustix::fs::flock(lock, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
+            Err(rustix::io::Errno::WOULDBLOCK) => std::thread::sleep(LOCK_PAUSE),
+            other => return other,
+        }
+    }
+    Err(rustix::io::Errno::WOULDBLOCK)
 }
 
 /// Writes what `packed` holds into the directory `dir`, new and synced.

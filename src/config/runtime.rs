@@ -521,7 +521,8 @@ mod tests {
         let rows = [
             (
                 "languag = \"en\"",
-                "1: unknown key `languag`; known keys: bundle, language, log, clock, source, sink, output, indicator, web, mqtt, speech, recording, trust, update",
+                "1: unknown key `languag`; known keys: bundle, language, log, clock, source, sink, output, indicator, web, \
+                 mqtt, speech, recording, trust, update",
             ),
             ("language = \"\"", "1: language = \"\", expected a tag such as \"en\" or \"zh\""),
             (
