@@ -104,7 +104,8 @@ fn a_bundle_that_does_not_give_its_golden_events_is_refused() {
     let slow = |us: u64| Box::new(Slow(AtomicU64::new(0), us)) as Box<dyn Clock>;
     let time_max = Micros::from_ms(3_600_000);
     // (case, what is done to it, its clock, what it may take, reason, piece of the message)
-    let cases: Vec<(&str, Break, Box<dyn Clock>, Micros, Why, &str)> = vec![
+    type Row = (&'static str, Break, Box<dyn Clock>, Micros, Why, &'static str);
+    let cases: Vec<Row> = vec![
         (
             "no golden events",
             |d| fs::remove_file(d.join(GOLDEN)).unwrap(),
