@@ -1,7 +1,7 @@
 //! A new bundle while a run goes on: found, verified, installed, loaded and tested on a thread of its own, swapped in between two windows,
 //! watched, and given up for the one before it if it does not do. docs/update.md draws it.
 //!
-//! The thread does everything that takes time or touches the disk. The inference loop ([`Hand`]) looks once a turn whether a pipeline waits,
+//! The thread does everything that takes time or touches the disk. The inference loop (`Hand`) looks once a turn whether a pipeline waits,
 //! swaps it, and watches; it waits for nothing. Every step is a notice in the event stream, a line in the log, and counted.
 
 mod selftest;

@@ -96,6 +96,7 @@ fn a_power_cut_at_any_moment_leaves_the_old_bundle_or_the_new_one() {
     let points = cut_everywhere(&disk, &keys, ("", "1.0.0"), install(&first), install(&first));
     update(&disk, &keys, &first).unwrap();
     let more = cut_everywhere(&disk, &keys, ("1.0.0", "1.1.0"), install(&second), install(&second));
+    println!("{points} power cuts of the first bundle, {more} of the second");
     assert!(points + more >= 200, "only {points} + {more} points");
 }
 
