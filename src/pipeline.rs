@@ -1014,23 +1014,6 @@ impl Pipeline {
             }
         }
     }
-
-    /// `name@version` of the bundle.
-    #[must_use]
-    pub fn bundle(&self) -> &Arc<str> {
-        &self.bundle_id
-    }
-
-    /// Name of every modality, of its source, and whether it is typed.
-    pub fn inputs(&self) -> impl Iterator<Item = (&Arc<str>, &Arc<str>, bool)> {
-        self.stages.iter().map(|s| (&s.name, &s.source, s.is_text()))
-    }
-
-    /// The advice catalogue, if the bundle has one.
-    #[must_use]
-    pub fn catalogue(&self) -> Option<&Catalogue> {
-        self.catalogue.as_ref().map(|(catalogue, _)| catalogue)
-    }
 }
 
 /// One input at a time: what `eval` and `bench` ask for.

@@ -2,12 +2,14 @@
 //!
 //! What was captured stays: windows of sound and series that are half full, and the last input of every modality, which the new models encode
 //! again. So no window is lost where a modality's preprocessing is the same in both bundles; where it differs, its window begins anew.
+//! What observers were told at the start stays true: a pipeline that says something else of itself cannot succeed.
 
 use std::sync::Arc;
 
 use log::warn;
 
 use super::Pipeline;
+use crate::decide::advice::Catalogue;
 use crate::infer::Encoder as _;
 use crate::signal::{Event, ModalityState};
 use crate::time::Micros;
@@ -21,6 +23,26 @@ pub enum Health {
     Idle,
     /// Its device delivers or should, and it has none.
     Ailing,
+}
+
+/// What observers are told at the start.
+impl Pipeline {
+    /// `name@version` of the bundle.
+    #[must_use]
+    pub fn bundle(&self) -> &Arc<str> {
+        &self.bundle_id
+    }
+
+    /// Name of every modality, of its source, and whether it is typed.
+    pub fn inputs(&self) -> impl Iterator<Item = (&Arc<str>, &Arc<str>, bool)> {
+        self.stages.iter().map(|s| (&s.name, &s.source, s.is_text()))
+    }
+
+    /// The advice catalogue, if the bundle has one.
+    #[must_use]
+    pub fn catalogue(&self) -> Option<&Catalogue> {
+        self.catalogue.as_ref().map(|(catalogue, _)| catalogue)
+    }
 }
 
 impl Pipeline {
