@@ -6,7 +6,7 @@
 # Prints the path of the binary. Takes the toolchain's own target where it is installed (`rustup target add
 # aarch64-unknown-linux-gnu`), else Debian's packaged compiler; as root it installs the packages that are missing.
 # ATTENDANT_FEATURES are what is built in (v4l,alsa,gpio,web,mqtt), ATTENDANT_PROFILE the profile (release), ATTENDANT_CARGO more arguments
-# for cargo. With ATTENDANT_TESTS=1 the library's unit tests are built instead, and it is their path that is printed.
+# for cargo. A release has the same bytes wherever it is built (deploy/reproducible.sh): no path of this machine is in it. With ATTENDANT_TESTS=1 the library's unit tests are built instead, and it is their path that is printed.
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -21,6 +21,16 @@ profile=${ATTENDANT_PROFILE:-release}
 target=${CARGO_TARGET_DIR:-target}
 folder=$profile
 [ "$profile" != dev ] || folder=debug
+
+# What the compilers write into the program as a file's place: from the checkout or from the registry, wherever these are.
+if [ "$profile" = release ]; then
+    registry=${CARGO_HOME:-$HOME/.cargo}
+    export RUSTFLAGS="--remap-path-prefix=$PWD=/attendant --remap-path-prefix=$registry=/cargo ${RUSTFLAGS:-}"
+    export CFLAGS="-ffile-prefix-map=$PWD=/attendant -ffile-prefix-map=$registry=/cargo ${CFLAGS:-}"
+    SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct 2>/dev/null || echo 0)}
+    # a program for a device does not look for the bundle in this checkout
+    export SOURCE_DATE_EPOCH ATTENDANT_SHIPPED=1
+fi
 
 # built ARGUMENT...: builds, and prints the path of the program, or of the tests
 built() {

@@ -43,6 +43,8 @@ const ONLY_HERE: &[(&str, &[&str], &str)] = &[
     ("hyper::", &["src/emit/web"], "the page's server can be replaced behind its sink"),
     ("rumqttc::", &["src/emit/mqtt/client.rs"], "a protocol's crate is wrapped once"),
     ("rustls::", &["src/emit/mqtt/tls.rs"], "one place decides what is trusted"),
+    ("landlock::", &["src/supervise/sandbox/files.rs"], "one place says which paths a run may use"),
+    ("seccompiler::", &["src/supervise/sandbox"], "one place says which calls a run may make"),
     ("process_group", &["src/emit/speech.rs"], "a program that speaks is ended with all it has started, in one place"),
     ("todo!(", &[], "nothing unfinished is delivered"),
     ("unimplemented!(", &[], "nothing unfinished is delivered"),
@@ -50,8 +52,16 @@ const ONLY_HERE: &[(&str, &[&str], &str)] = &[
 ];
 
 /// Files that may contain `unsafe`: int8 kernels, drivers, the counting allocators of a test and of benches.
-const UNSAFE_FILES: &[&str] =
-    &["src/infer/quant/kernel/", "src/capture/v4l2.rs", "src/capture/alsa.rs", "tests/allocations.rs", "benches/"];
+const UNSAFE_FILES: &[&str] = &[
+    "src/infer/quant/kernel/",
+    "src/capture/v4l2.rs",
+    "src/capture/alsa.rs",
+    // a signal's context, and calls that no library wraps because they have to fail
+    "src/supervise/sandbox/trap.rs",
+    "src/supervise/sandbox/probe.rs",
+    "tests/allocations.rs",
+    "benches/",
+];
 
 const COLUMNS_MAX: usize = 160;
 const LINES_MAX: usize = 1200;

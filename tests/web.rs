@@ -37,6 +37,7 @@ fn facts() -> Facts {
         labels: vec!["desk_3".into(), "desk_8".into(), "none".into()],
         inputs: vec![("card".into(), "camera".into(), false), ("request".into(), "text".into(), true)],
         catalogue: serde_json::json!({ "languages": ["en"] }),
+        notice: [("en".to_owned(), "You are seen and heard.".to_owned())].into(),
     }
 }
 

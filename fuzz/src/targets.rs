@@ -33,8 +33,11 @@ mod schema;
 #[allow(dead_code, reason = "the way from a key to its line is for the bundle's checks")]
 mod spans;
 
+/// What takes the bytes.
+pub type Entry = fn(&[u8]);
+
 /// Name and entry of every target; the folder of its seeds has the same name.
-pub const TARGETS: &[(&str, fn(&[u8]))] = &[
+pub const TARGETS: &[(&str, Entry)] = &[
     ("recording", recording),
     ("manifest", manifest),
     ("wav", wav),

@@ -8,9 +8,16 @@ use crate::board::BOARD;
 /// Environment variable that names the bundle's directory.
 const VARIABLE: &str = "ATTENDANT_BUNDLE";
 
+/// The source tree. A program that is shipped (deploy/build.sh) has no path of the machine it was built on: not to tell it, and to be the
+/// same bytes wherever it is built.
+const SOURCE: Option<&str> = match option_env!("ATTENDANT_SHIPPED") {
+    None => Some(env!("CARGO_MANIFEST_DIR")),
+    Some(_) => None,
+};
+
 /// The directory of the bundle to use: `named` (the command line's `--bundle`), else `$ATTENDANT_BUNDLE`, else the board's bundle in
 /// `models/` of the working directory, beside the executable, in `../share/attendant/models` of the executable, or in the source
-/// tree that the binary was built from. A directory, or its `bundle.toml`.
+/// tree that the binary was built from, unless it was built to be shipped. A directory, or its `bundle.toml`.
 ///
 /// # Errors
 /// [`BundleError::NotFound`] lists the places. A bundle that is named but is not there is never replaced by another.
@@ -22,7 +29,7 @@ pub fn locate(named: Option<&Path>) -> Result<PathBuf, BundleError> {
         variable: variable.as_deref(),
         working: Path::new("."),
         executable: executable.as_deref(),
-        source: Path::new(env!("CARGO_MANIFEST_DIR")),
+        source: SOURCE.map(Path::new),
     })
 }
 
@@ -32,7 +39,7 @@ pub(super) struct Places<'a> {
     pub variable: Option<&'a Path>,
     pub working: &'a Path,
     pub executable: Option<&'a Path>,
-    pub source: &'a Path,
+    pub source: Option<&'a Path>,
 }
 
 pub(super) fn locate_in(places: &Places<'_>) -> Result<PathBuf, BundleError> {
@@ -52,7 +59,7 @@ pub(super) fn locate_in(places: &Places<'_>) -> Result<PathBuf, BundleError> {
         looked.push(executable.join("models").join(bundle));
         looked.push(executable.join("../share/attendant/models").join(bundle));
     }
-    looked.push(places.source.join("models").join(bundle));
+    looked.extend(places.source.map(|source| source.join("models").join(bundle)));
     match looked.iter().find(|dir| dir.join(MANIFEST).is_file()) {
         Some(dir) => Ok(dir.clone()),
         None => {

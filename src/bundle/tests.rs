@@ -516,7 +516,7 @@ fn the_first_place_with_a_bundle_wins_and_a_named_one_is_never_replaced() {
     let (working, bin, source) = (root.path().join("work"), root.path().join("usr/bin"), root.path().join("src"));
     fs::create_dir_all(&bin).unwrap();
     let search = |named: Option<&Path>, variable: Option<&Path>| {
-        locate_in(&Places { named, variable, working: &working, executable: Some(&bin), source: &source })
+        locate_in(&Places { named, variable, working: &working, executable: Some(&bin), source: Some(&source) })
     };
     let nowhere = search(None, None).unwrap_err().to_string();
     for place in ["work/models", "usr/bin/models", "usr/bin/../share/attendant/models", "src/models"] {

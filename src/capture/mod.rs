@@ -17,6 +17,7 @@ pub mod faults;
 pub mod image;
 pub mod indicator;
 mod jpeg;
+pub mod mute;
 pub mod node;
 pub mod pixels;
 pub mod recording;

@@ -8,10 +8,10 @@ use std::sync::Arc;
 
 use attendant::board::{BOARD, FrameFormat};
 use attendant::capture::Camera;
-#[cfg(feature = "gpio")]
 use attendant::capture::CaptureError;
 use attendant::capture::child::{self, ChildCamera};
-use attendant::capture::indicator::Indicator;
+use attendant::capture::indicator::{Indicated, Indicator};
+use attendant::capture::mute::{Mutable, MuteSwitch};
 use attendant::config::runtime::{LineSpec, OutputSpec, RawFormat, SourceKind, SourceSpec};
 use attendant::emit::Sink;
 use attendant::supervise::notify::Systemd;
@@ -41,6 +41,25 @@ pub struct Devices {
     pub outputs: Vec<OutputSpec>,
     /// The recording indicator.
     pub indicator: Option<LineSpec>,
+    /// The switch that closes cameras and microphones.
+    pub mute: Option<LineSpec>,
+}
+
+/// What a camera or a microphone is opened under: not while it is muted, and never without the lamp.
+#[derive(Clone, Default)]
+struct Guard {
+    lamp: Indicator,
+    mute: MuteSwitch,
+}
+
+impl Guard {
+    fn over<D>(
+        &self,
+        name: &str,
+        open: impl FnOnce() -> Result<D, CaptureError>,
+    ) -> Result<Mutable<Indicated<D>>, CaptureError> {
+        self.mute.over(name, || self.lamp.over(name, open))
+    }
 }
 
 impl Devices {
@@ -49,9 +68,9 @@ impl Devices {
         self.sources.is_empty()
     }
 
-    /// Whether any GPIO line is to be set.
+    /// Whether any GPIO line is used beside the sources.
     pub fn has_lines(&self) -> bool {
-        !self.outputs.is_empty() || self.indicator.is_some()
+        !self.outputs.is_empty() || self.indicator.is_some() || self.mute.is_some()
     }
 
     /// A source of `kind` on the board's device, or on `device`.
@@ -75,12 +94,12 @@ impl Devices {
 
     /// Every source, to be opened by the supervisor: none is opened here, because one that is missing may come later.
     pub fn sources(&self, clock: &Arc<dyn Clock>) -> Result<Vec<LiveSource>, Failure> {
-        let indicator = self.indicator()?;
+        let guard = Guard { lamp: self.indicator()?, mute: self.mute_switch()? };
         let source = |(name, spec): &(String, SourceSpec)| {
             Ok(LiveSource {
                 name: name.as_str().into(),
                 paced: false,
-                opener: opener(name, spec, &indicator, Arc::clone(clock))?,
+                opener: opener(name, spec, &guard, Arc::clone(clock))?,
             })
         };
         self.sources.iter().map(source).collect()
@@ -90,6 +109,13 @@ impl Devices {
         match &self.indicator {
             None => Ok(Indicator::default()),
             Some(line) => indicator_on(line),
+        }
+    }
+
+    fn mute_switch(&self) -> Result<MuteSwitch, Failure> {
+        match &self.mute {
+            None => Ok(MuteSwitch::default()),
+            Some(line) => mute_on(line),
         }
     }
 
@@ -120,18 +146,18 @@ pub fn is_mic(path: &Path) -> bool {
     ["auto", "default"].contains(&&*name) || ["hw:", "plughw:", "sysdefault:"].iter().any(|p| name.starts_with(p))
 }
 
-fn opener(name: &str, spec: &SourceSpec, lamp: &Indicator, clock: Arc<dyn Clock>) -> Result<Opener, Failure> {
+fn opener(name: &str, spec: &SourceSpec, guard: &Guard, clock: Arc<dyn Clock>) -> Result<Opener, Failure> {
     match spec.kind {
-        SourceKind::V4l2 => v4l2(name, spec, lamp.clone(), clock),
-        SourceKind::Alsa => alsa(name, spec, lamp.clone(), clock),
+        SourceKind::V4l2 => v4l2(name, spec, guard.clone(), clock),
+        SourceKind::Alsa => alsa(name, spec, guard.clone(), clock),
         SourceKind::Lm75 => lm75(name, spec, clock),
         SourceKind::Gpio => button(name, spec, clock),
-        SourceKind::Command => Ok(command(name, spec, lamp.clone(), clock)),
+        SourceKind::Command => Ok(command(name, spec, guard.clone(), clock)),
         _ => unreachable!("only devices are collected, see SourceKind::is_device"),
     }
 }
 
-fn command(name: &str, spec: &SourceSpec, lamp: Indicator, clock: Arc<dyn Clock>) -> Opener {
+fn command(name: &str, spec: &SourceSpec, guard: Guard, clock: Arc<dyn Clock>) -> Opener {
     let format = match spec.format {
         Some(RawFormat::Yuyv) => FrameFormat::Yuyv,
         Some(RawFormat::Uyvy) => FrameFormat::Uyvy,
@@ -147,7 +173,7 @@ fn command(name: &str, spec: &SourceSpec, lamp: Indicator, clock: Arc<dyn Clock>
         timeout: Micros::from_ms(BOARD.camera.timeout_ms.into()),
     };
     Opener::Camera(Box::new(move || {
-        let camera = lamp.over(&options.name, || ChildCamera::open(&options, Arc::clone(&clock)))?;
+        let camera = guard.over(&options.name, || ChildCamera::open(&options, Arc::clone(&clock)))?;
         Ok(Box::new(camera) as Box<dyn Camera>)
     }))
 }
@@ -163,7 +189,7 @@ fn missing(what: &str, feature: &str) -> Failure {
 }
 
 #[cfg(feature = "v4l")]
-fn v4l2(name: &str, spec: &SourceSpec, lamp: Indicator, clock: Arc<dyn Clock>) -> Result<Opener, Failure> {
+fn v4l2(name: &str, spec: &SourceSpec, guard: Guard, clock: Arc<dyn Clock>) -> Result<Opener, Failure> {
     use attendant::capture::pixels::Wish;
     use attendant::capture::v4l2::{Options, V4l2Camera};
 
@@ -176,18 +202,18 @@ fn v4l2(name: &str, spec: &SourceSpec, lamp: Indicator, clock: Arc<dyn Clock>) -
         timeout: Micros::from_ms(board.timeout_ms.into()),
     };
     Ok(Opener::Camera(Box::new(move || {
-        let camera = lamp.over(&options.name, || V4l2Camera::open(&options, Arc::clone(&clock)))?;
+        let camera = guard.over(&options.name, || V4l2Camera::open(&options, Arc::clone(&clock)))?;
         Ok(Box::new(camera) as Box<dyn Camera>)
     })))
 }
 
 #[cfg(not(feature = "v4l"))]
-fn v4l2(name: &str, _: &SourceSpec, _: Indicator, _: Arc<dyn Clock>) -> Result<Opener, Failure> {
+fn v4l2(name: &str, _: &SourceSpec, _: Guard, _: Arc<dyn Clock>) -> Result<Opener, Failure> {
     Err(missing(&format!("source.{name}: kind = \"v4l2\""), "v4l"))
 }
 
 #[cfg(feature = "alsa")]
-fn alsa(name: &str, spec: &SourceSpec, lamp: Indicator, clock: Arc<dyn Clock>) -> Result<Opener, Failure> {
+fn alsa(name: &str, spec: &SourceSpec, guard: Guard, clock: Arc<dyn Clock>) -> Result<Opener, Failure> {
     use attendant::capture::Mic;
     use attendant::capture::alsa::{AlsaMic, Options};
     use attendant::capture::sound::Watched;
@@ -202,13 +228,13 @@ fn alsa(name: &str, spec: &SourceSpec, lamp: Indicator, clock: Arc<dyn Clock>) -
     };
     let gate_dbfs = spec.gate_dbfs;
     Ok(Opener::Mic(Box::new(move || {
-        let mic = lamp.over(&options.name, || AlsaMic::open(&options, Arc::clone(&clock)))?;
+        let mic = guard.over(&options.name, || AlsaMic::open(&options, Arc::clone(&clock)))?;
         Ok(Box::new(Watched::new(mic, gate_dbfs)) as Box<dyn Mic>)
     })))
 }
 
 #[cfg(not(feature = "alsa"))]
-fn alsa(name: &str, _: &SourceSpec, _: Indicator, _: Arc<dyn Clock>) -> Result<Opener, Failure> {
+fn alsa(name: &str, _: &SourceSpec, _: Guard, _: Arc<dyn Clock>) -> Result<Opener, Failure> {
     Err(missing(&format!("source.{name}: kind = \"alsa\""), "alsa"))
 }
 
@@ -273,6 +299,11 @@ fn indicator_on(line: &LineSpec) -> Result<Indicator, Failure> {
 }
 
 #[cfg(feature = "gpio")]
+fn mute_on(line: &LineSpec) -> Result<MuteSwitch, Failure> {
+    Ok(MuteSwitch::new(buses::input("mute switch", &line_id(line)?).map_err(|e| unavailable(&e))?))
+}
+
+#[cfg(feature = "gpio")]
 fn output(spec: &OutputSpec) -> Result<Box<dyn Sink>, Failure> {
     use attendant::emit::lines::{OutputLine, Trigger};
 
@@ -297,6 +328,11 @@ fn button(name: &str, _: &SourceSpec, _: Arc<dyn Clock>) -> Result<Opener, Failu
 #[cfg(not(feature = "gpio"))]
 fn indicator_on(_: &LineSpec) -> Result<Indicator, Failure> {
     Err(missing("[indicator]", "gpio"))
+}
+
+#[cfg(not(feature = "gpio"))]
+fn mute_on(_: &LineSpec) -> Result<MuteSwitch, Failure> {
+    Err(missing("[privacy.mute]", "gpio"))
 }
 
 #[cfg(not(feature = "gpio"))]

@@ -16,6 +16,7 @@ mod inspect;
 mod npy;
 mod outside;
 mod plot;
+mod privacy;
 mod record;
 mod run;
 mod stream;
@@ -100,6 +101,8 @@ enum Command {
     Doctor(doctor::DoctorArguments),
     /// One signed file of a bundle, and what a device has installed (docs/bundles-signed.md)
     Bundle(bundle::BundleArguments),
+    /// What may leave this device, what is kept, and proof by trying: takes the options of run
+    Privacy(Box<privacy::PrivacyArguments>),
     /// Export preprocessed tensors as .npy: what training reads
     Features(features::FeaturesArguments),
     /// Make the index that [encoder.retrieval] looks in, of pictures or sounds
@@ -134,6 +137,9 @@ pub enum Failure {
     /// 3: the bundle's parts do not fit each other.
     #[error(transparent)]
     Pipeline(#[from] PipelineError),
+    /// 3: the kernel cannot do what the configuration requires.
+    #[error(transparent)]
+    Sandbox(#[from] attendant::supervise::sandbox::SandboxError),
     /// 4: an input.
     #[error(transparent)]
     Capture(#[from] CaptureError),
@@ -181,7 +187,11 @@ impl Failure {
         match self {
             Failure::Check(_) => 1,
             Failure::Usage(_) => 2,
-            Failure::Bundle(_) | Failure::Config(_) | Failure::Infer(_) | Failure::Pipeline(_) => 3,
+            Failure::Bundle(_)
+            | Failure::Config(_)
+            | Failure::Infer(_)
+            | Failure::Pipeline(_)
+            | Failure::Sandbox(_) => 3,
             Failure::Capture(_) | Failure::Preprocess { .. } | Failure::Input(_) => 4,
             Failure::Output { .. } | Failure::Sink(_) | Failure::Lost { .. } => 5,
             Failure::Sources(_) => 6,
@@ -244,6 +254,7 @@ pub fn dispatch(arguments: Arguments) -> Result<ExitCode, Failure> {
         Command::Boards => boards::run(&common),
         Command::Doctor(args) => doctor::run(&common, &args),
         Command::Bundle(args) => bundle::run(&common, &args),
+        Command::Privacy(args) => privacy::run(&common, &args),
         Command::Features(args) => features::run(&common, &args),
         Command::Index(args) => index::run(&common, &args),
         Command::Infer(args) => infer::run(&common, &args),

@@ -3,6 +3,7 @@
 //!
 //! Here, and only here, it matters which of the network's features are compiled in.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use attendant::config::mqtt::MqttSpec;
@@ -14,6 +15,7 @@ use attendant::metrics::Registry;
 use attendant::pipeline::Pipeline;
 use attendant::signal::Speaking;
 use attendant::supervise::Outside;
+use attendant::supervise::sandbox::{self, Watch};
 use attendant::time::{Clock, Micros};
 
 use super::Failure;
@@ -27,6 +29,10 @@ pub struct Asked {
     pub mqtt: Option<MqttSpec>,
     /// `[speech]`
     pub speech: Option<SpeechSpec>,
+    /// What visitors are told, by language.
+    pub notice: BTreeMap<String, String>,
+    /// What confines the process.
+    pub sandbox: sandbox::Status,
 }
 
 /// What a run is given of the outside. Dropping it ends the network's thread.
@@ -51,7 +57,11 @@ impl std::fmt::Debug for Visitors {
 /// Opens everything that was asked for, and starts the network's thread if there is anything to do for it.
 pub fn open(asked: &Asked, pipeline: &Pipeline, clock: &Arc<dyn Clock>) -> Result<Visitors, Failure> {
     let mut visitors = Visitors::default();
+    for (lang, text) in &asked.notice {
+        log::info!("notice to visitors ({lang}): {text}");
+    }
     let registry = Arc::clone(&visitors.registry);
+    visitors.outside.sandbox = Some(Arc::new(Watch::new(&asked.sandbox, Arc::clone(&registry))));
     if let Some(spec) = &asked.speech {
         let speaking = Arc::new(Speaking::new());
         visitors.sinks.push(Box::new(voice(spec, Arc::clone(&speaking), &registry)));
@@ -100,7 +110,7 @@ fn serve(
         visitors.outside.notices = Some(Arc::default());
     }
     if let Some(spec) = &asked.web {
-        services.push(page(spec, pipeline, clock, registry, visitors)?);
+        services.push(page((spec, &asked.notice), pipeline, clock, registry, visitors)?);
     }
     if let Some(spec) = &asked.mqtt {
         services.push(connect(spec, pipeline, clock, registry, visitors)?);
@@ -116,7 +126,7 @@ fn serve(
 
 #[cfg(all(feature = "mqtt", not(feature = "web")))]
 fn page(
-    spec: &WebSpec,
+    (spec, _): (&WebSpec, &BTreeMap<String, String>),
     _: &Pipeline,
     _: &Arc<dyn Clock>,
     _: &Arc<Registry>,
@@ -140,7 +150,7 @@ fn connect(
 /// Listens for browsers.
 #[cfg(feature = "web")]
 fn page(
-    spec: &WebSpec,
+    (spec, notice): (&WebSpec, &BTreeMap<String, String>),
     pipeline: &Pipeline,
     clock: &Arc<dyn Clock>,
     registry: &Arc<Registry>,
@@ -156,7 +166,7 @@ fn page(
     let address = listener.local_addr().map_err(failed)?;
     let (sink, server) = web::open(web::Setup {
         listener,
-        facts: facts(pipeline)?,
+        facts: facts(pipeline, notice)?,
         names: names(spec),
         token: spec.token_file.as_deref().map(token).transpose()?,
         clients_max: spec.clients_max as usize,
@@ -248,7 +258,7 @@ fn host_name() -> String {
 }
 
 #[cfg(feature = "web")]
-fn facts(pipeline: &Pipeline) -> Result<attendant::emit::web::Facts, Failure> {
+fn facts(pipeline: &Pipeline, notice: &BTreeMap<String, String>) -> Result<attendant::emit::web::Facts, Failure> {
     Ok(attendant::emit::web::Facts {
         bundle: Arc::clone(pipeline.bundle()),
         board: attendant::board::BOARD.name,
@@ -256,6 +266,7 @@ fn facts(pipeline: &Pipeline) -> Result<attendant::emit::web::Facts, Failure> {
         labels: pipeline.labels().to_vec(),
         inputs: pipeline.inputs().map(|(name, source, typed)| (Arc::clone(name), Arc::clone(source), typed)).collect(),
         catalogue: pipeline.catalogue().map_or(serde_json::Value::Null, |c| c.listing()),
+        notice: notice.clone(),
     })
 }
 

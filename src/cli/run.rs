@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::time::Duration;
 
 use attendant::bundle::Bundle;
 use attendant::capture::recording::ring::RingSpec;
@@ -14,6 +15,7 @@ use attendant::capture::recording::{Recording, Survey};
 use attendant::capture::sensor::CsvSensor;
 use attendant::capture::text::{LineText, ScriptText};
 use attendant::capture::{Camera, Mic, Sensor, TextSource, image, video, wav};
+use attendant::config::privacy::PrivacySpec;
 use attendant::config::runtime::{ClockKind, LogLevel, Runtime, SinkKind, SourceKind, WebSpec};
 use attendant::config::trust::{TrustSpec, UpdateSpec};
 use attendant::emit::summary::{Seen, Segment};
@@ -27,25 +29,25 @@ use clap::Args;
 
 use super::devices::{self, Devices};
 use super::outside::{self, Asked, Visitors};
-use super::{Common, Failure, record, update};
+use super::{Common, Failure, privacy, record, update};
 
 /// Arguments of `run`.
 #[derive(Clone, Debug, Default, Args)]
 pub struct RunArguments {
     /// Recording to play; without it and without sources, the bundle's demo
-    recording: Option<PathBuf>,
+    pub(super) recording: Option<PathBuf>,
     /// Device configuration: sources, sinks, language (docs/config.md); options given here win
     #[arg(long, value_name = "FILE.toml")]
     config: Option<PathBuf>,
     /// Camera: /dev/..., auto, a picture, a directory of pictures, or a .y4m, .mjpeg, .avi video
     #[arg(long, value_name = "PATH", conflicts_with = "recording")]
-    camera: Option<PathBuf>,
+    pub(super) camera: Option<PathBuf>,
     /// Microphone: an ALSA name such as hw:CARD=name, auto, default, or a .wav file
     #[arg(long, value_name = "PATH", conflicts_with = "recording")]
-    mic: Option<PathBuf>,
+    pub(super) mic: Option<PathBuf>,
     /// Typed requests: a text file, a line every 5 s, or - for the terminal
     #[arg(long, value_name = "PATH", conflicts_with = "recording")]
-    text: Option<PathBuf>,
+    pub(super) text: Option<PathBuf>,
     /// Pictures per second of still pictures given as --camera
     #[arg(long, value_name = "HZ")]
     picture_hz: Option<f32>,
@@ -57,36 +59,42 @@ pub struct RunArguments {
     lang: Option<String>,
     /// Also write every event as a JSON line to this file
     #[arg(long, value_name = "FILE.jsonl")]
-    events: Option<PathBuf>,
+    pub(super) events: Option<PathBuf>,
     /// Record the run: everything that the pipeline is given and answers (docs/recordings.md)
     #[arg(long, value_name = "FILE.mcap")]
-    record: Option<PathBuf>,
+    pub(super) record: Option<PathBuf>,
     /// Record only what led to decisions: the last SECONDS before each, a file each, into the folder that --record names
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..=3600))]
-    record_ring: Option<u32>,
+    pub(super) record_ring: Option<u32>,
     /// Bytes on disk that a recording may take: it ends there, a ring removes its oldest
     #[arg(long, value_name = "BYTES")]
-    record_bytes: Option<u64>,
+    pub(super) record_bytes: Option<u64>,
     /// Record no pictures, no sound and no text, only what the encoders make of them
     #[arg(long)]
-    record_tokens: bool,
+    pub(super) record_tokens: bool,
     /// The outside as the configuration describes it.
     #[arg(skip)]
-    asked: Asked,
+    pub(super) asked: Asked,
     /// Whose bundles are taken, and where new ones come from.
     #[arg(skip)]
     trust: TrustSpec,
     #[arg(skip)]
-    update: Option<UpdateSpec>,
+    pub(super) update: Option<UpdateSpec>,
+    /// The device's own bundle, if it is named.
+    #[arg(skip)]
+    pub(super) own: Option<PathBuf>,
     /// Serve the page and its interface on this address (docs/http.md); one that others can reach needs a token, see --config
     #[arg(long, value_name = "ADDR", num_args = 0..=1, default_missing_value = "127.0.0.1:8080")]
     web: Option<SocketAddr>,
+    /// `[privacy]` of the configuration.
+    #[arg(skip)]
+    pub(super) privacy: PrivacySpec,
     /// Sensors of the configuration: name and file.
     #[arg(skip)]
-    sensors: Vec<(String, PathBuf)>,
+    pub(super) sensors: Vec<(String, PathBuf)>,
     /// Devices of the configuration and of the options.
     #[arg(skip)]
-    devices: Devices,
+    pub(super) devices: Devices,
 }
 
 /// Pictures per second of still pictures, unless said otherwise.
@@ -110,6 +118,12 @@ pub enum Speed {
 
 /// Runs the command.
 pub fn run(common: &Common, args: &RunArguments) -> Result<ExitCode, Failure> {
+    let (common, args) = completed(common, args)?;
+    run_with(&common, &args)
+}
+
+/// The command and its arguments, completed by the configuration.
+pub(super) fn completed(common: &Common, args: &RunArguments) -> Result<(Common, RunArguments), Failure> {
     let mut args = args.clone();
     // the command line's devices come first, so that the configuration's do not take their place
     if let Some(device) = args.camera.take_if(|path| devices::is_camera(path)) {
@@ -118,13 +132,12 @@ pub fn run(common: &Common, args: &RunArguments) -> Result<ExitCode, Failure> {
     if let Some(device) = args.mic.take_if(|path| devices::is_mic(path)) {
         args.devices.add("mic", SourceKind::Alsa, Some(device.display().to_string()));
     }
-    match &args.config {
-        None => run_with(common, &args),
-        Some(path) => {
-            let (common, args) = configured(common, &args, path)?;
-            run_with(&common, &args)
-        }
-    }
+    let (common, mut args) = match args.config.clone() {
+        None => (Common { bundle: common.bundle.clone(), json: common.json }, args),
+        Some(path) => configured(common, &args, &path)?,
+    };
+    args.asked.web = web_of(&args)?;
+    Ok((common, args))
 }
 
 /// The arguments, completed by the configuration in `path`.
@@ -146,7 +159,15 @@ fn configured(common: &Common, args: &RunArguments, path: &Path) -> Result<(Comm
     });
     args.devices.outputs = runtime.output;
     args.devices.indicator = runtime.indicator.map(|i| i.line);
-    args.asked = Asked { web: runtime.web, mqtt: runtime.mqtt, speech: runtime.speech };
+    args.devices.mute = runtime.privacy.mute.as_ref().map(|m| m.line.clone());
+    args.asked = Asked {
+        web: runtime.web,
+        mqtt: runtime.mqtt,
+        speech: runtime.speech,
+        notice: runtime.privacy.notice.clone(),
+        ..Asked::default()
+    };
+    args.privacy = runtime.privacy;
     if let (Some(recording), None) = (runtime.recording, &args.record) {
         args.record = Some(recording.dir);
         args.record_ring = Some(recording.ring_s);
@@ -154,6 +175,7 @@ fn configured(common: &Common, args: &RunArguments, path: &Path) -> Result<(Comm
         args.record_tokens = !recording.media;
     }
     (args.trust, args.update) = (runtime.trust, runtime.update);
+    args.own = common.bundle.clone().or_else(|| runtime.bundle.clone());
     for (name, source) in runtime.source {
         let is_given = match name.as_str() {
             "camera" => args.camera.is_some(),
@@ -208,22 +230,28 @@ impl RunArguments {
         RunArguments { record: Some(path.to_owned()), ..self.clone() }
     }
 
+    /// Whether text comes from a terminal or from devices: what is live.
+    pub(super) fn is_live(&self) -> bool {
+        self.text.as_deref() == Some(Path::new("-")) || !self.devices.is_empty()
+    }
+
     /// Whether a recording is asked for.
     pub fn is_recorded(&self) -> bool {
         self.record.is_some()
     }
 
-    fn record_spec(&self) -> Option<RecordSpec> {
+    pub(super) fn record_spec(&self) -> Option<RecordSpec> {
         let bytes_max = self.record_bytes.unwrap_or(BYTES_MAX);
         let keep = match self.record_ring {
             None => Keep::Whole { bytes_max },
             Some(s) => Keep::Ring(RingSpec { length: Micros::from_ms(u64::from(s) * 1000), bytes_max }),
         };
         let detail = if self.record_tokens { Detail::Tokens } else { Detail::Samples };
-        Some(RecordSpec { path: self.record.clone()?, detail, keep })
+        let age_max = self.privacy.recordings_age_h_max.map(|hours| Duration::from_secs(3600 * u64::from(hours)));
+        Some(RecordSpec { path: self.record.clone()?, detail, keep, age_max })
     }
 
-    fn has_files(&self) -> bool {
+    pub(super) fn has_files(&self) -> bool {
         self.camera.is_some() || self.mic.is_some() || self.text.is_some() || !self.sensors.is_empty()
     }
 }
@@ -235,7 +263,7 @@ fn run_with(common: &Common, args: &RunArguments) -> Result<ExitCode, Failure> {
     }
     let clock: Arc<dyn Clock> = Arc::new(MonotonicClock::new());
     let from_terminal = args.text.as_deref() == Some(Path::new("-"));
-    let is_live = from_terminal || !args.devices.is_empty();
+    let is_live = args.is_live();
     let source = update::choose(common, &args.trust, args.update.as_ref(), is_live)?;
     let bundle = source.bundle.clone();
     let mut options = Options::default();
@@ -244,8 +272,8 @@ fn run_with(common: &Common, args: &RunArguments) -> Result<ExitCode, Failure> {
     }
     log::info!("int8 kernels: {}", attendant::infer::kernel_tier()?);
     let mut pipeline = Pipeline::load(&bundle, &options)?;
-    let asked = Asked { web: web_of(args)?, ..args.asked.clone() };
     let stop = stop_on_signal()?;
+    let asked = Asked { sandbox: privacy::enter(args, &bundle)?, ..args.asked.clone() };
     if is_live {
         if args.speed == Some(Speed::Max) {
             let what = if from_terminal { "--text - waits for a person" } else { "devices deliver at their own speed" };
@@ -260,8 +288,7 @@ fn run_with(common: &Common, args: &RunArguments) -> Result<ExitCode, Failure> {
         return result.and_then(|code| recorded.map(|()| code));
     }
     if args.devices.has_lines() {
-        let message =
-            "[[output]] and [indicator] follow devices; add a source of kind v4l2, command, alsa, lm75 or gpio";
+        let message = "[[output]], [indicator] and [privacy.mute] follow devices; add a source of kind v4l2, command, alsa, lm75 or gpio";
         return Err(Failure::Usage(message.into()));
     }
     let pacing = if args.speed == Some(Speed::Max) { Pacing::Max } else { Pacing::RealTime };
@@ -318,7 +345,7 @@ fn web_of(args: &RunArguments) -> Result<Option<WebSpec>, Failure> {
 }
 
 /// The recording to play when no source is given.
-fn recording_of(args: &RunArguments, bundle: &Bundle) -> Result<PathBuf, Failure> {
+pub(super) fn recording_of(args: &RunArguments, bundle: &Bundle) -> Result<PathBuf, Failure> {
     match (&args.recording, bundle.demo()) {
         (Some(path), _) => Ok(path.clone()),
         (None, Some(path)) if path.exists() => Ok(path),

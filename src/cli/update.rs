@@ -45,6 +45,9 @@ pub fn choose(
         return Ok(Source { bundle: Bundle::open(&own)?, own, updates: None, is_on_trial: false });
     };
     let mut store = Store::open(&spec.state_dir, keys).map_err(Failure::Refused)?;
+    // before the sandbox, which only opens what is there
+    std::fs::create_dir_all(spec.inbox())
+        .map_err(|source| Failure::Output { path: spec.inbox().display().to_string(), source })?;
     let (dir, is_on_trial) = if is_live {
         let chosen = store.start();
         (chosen.dir, chosen.is_on_trial)

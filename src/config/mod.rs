@@ -8,6 +8,7 @@ mod check_heads;
 mod error;
 pub mod manifest;
 pub mod mqtt;
+pub mod privacy;
 pub mod recording;
 pub mod runtime;
 mod spans;

@@ -10,6 +10,7 @@ use serde::Deserialize;
 
 use super::error::{ConfigError, from_toml};
 use super::mqtt::MqttSpec;
+use super::privacy::PrivacySpec;
 use super::recording::RecordingSpec;
 use super::spans::{Step, line_of};
 use super::speech::SpeechSpec;
@@ -53,6 +54,9 @@ pub struct Runtime {
     pub speech: Option<SpeechSpec>,
     /// What is kept of what led to decisions; without it nothing is.
     pub recording: Option<RecordingSpec>,
+    /// What the device promises to the people in front of it.
+    #[serde(default)]
+    pub privacy: PrivacySpec,
     /// Whose bundles are taken.
     #[serde(default)]
     pub trust: TrustSpec,
@@ -165,7 +169,7 @@ pub struct LineSpec {
 }
 
 impl LineSpec {
-    fn check(&self) -> Result<(), String> {
+    pub(super) fn check(&self) -> Result<(), String> {
         match (&self.board, &self.label, self.number) {
             (Some(_), None, None) | (None, Some(_), Some(_)) => Ok(()),
             _ => Err("line: expected either board, or label and number".into()),
@@ -379,6 +383,10 @@ impl Runtime {
                 .check()
                 .map_err(|(key, m)| invalid(&[Step::Key("recording"), Step::Key(key)], format!("recording.{m}")))?;
         }
+        runtime.privacy.check().map_err(|(keys, m)| {
+            let at: Vec<Step<'_>> = ["privacy"].iter().chain(keys).map(|key| Step::Key(key)).collect();
+            invalid(&at, format!("privacy.{m}"))
+        })?;
         let trust =
             |(key, m): (&'static str, String)| invalid(&[Step::Key("trust"), Step::Key(key)], format!("trust.{m}"));
         runtime.trust.check().map_err(trust)?;
@@ -522,7 +530,7 @@ mod tests {
             (
                 "languag = \"en\"",
                 "1: unknown key `languag`; known keys: bundle, language, log, clock, source, sink, output, indicator, web, \
-                 mqtt, speech, recording, trust, update",
+                 mqtt, speech, recording, privacy, trust, update",
             ),
             ("language = \"\"", "1: language = \"\", expected a tag such as \"en\" or \"zh\""),
             (
@@ -668,6 +676,13 @@ mod tests {
             ("[update]\nstate_dir = \"\"", "2: update.state_dir = \"\", expected a directory that can be written"),
             ("[update]\nstate_dir = \"x\"\nprobation_s = 1", "3: update.probation_s = 1, expected 5 to 86400"),
             ("[update]\ninbox = \"x\"", "1: missing key `state_dir` in `update`; add it"),
+            (
+                "[privacy]\nsandbox = \"on\"",
+                "2: privacy.sandbox: unknown value `on`, expected one of `require`, `best-effort`, `off`",
+            ),
+            ("[privacy]\nnotice = { en = \" \" }", "2: privacy.notice.en: expected 1 to 600 characters"),
+            ("[privacy]\nrecordings_age_h_max = 1", "2: privacy.recordings_age_h_max = 1, expected at least 2"),
+            ("[privacy.mute]\nline = {}", "2: privacy.mute.line: expected either board, or label and number"),
         ];
         let mut wrong = Vec::new();
         for (text, expected) in rows {

@@ -5,6 +5,7 @@
 //! with backoff, restarted after a panic; inference stays on the caller's thread. Both attend to the outside ([`Outside`]): commands and
 //! observers. `network` is the thread of sinks that talk to one. Nothing is computed here.
 //! [`recorder`] writes down what a pipeline was asked, and [`replay`] asks it again. [`update`] brings new bundles into a live run.
+//! [`sandbox`] confines the process.
 
 pub mod budget;
 mod feed;
@@ -16,6 +17,8 @@ mod outside;
 mod play;
 pub mod recorder;
 pub mod replay;
+pub mod retention;
+pub mod sandbox;
 pub mod update;
 
 use log::warn;

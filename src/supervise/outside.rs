@@ -15,6 +15,7 @@ use crate::signal::{
 };
 use crate::time::{self, Micros};
 
+use super::sandbox::Watch;
 use super::update::{Hand, Updates};
 
 /// Who sends commands to a run, and who looks at it. By default nobody.
@@ -30,6 +31,8 @@ pub struct Outside {
     pub notices: Option<Arc<Notices>>,
     /// Where new bundles come from. Live runs only.
     pub updates: Option<Arc<Updates>>,
+    /// Who hears of what the sandbox has refused.
+    pub sandbox: Option<Arc<Watch>>,
     /// Files that have ended leave the loop running until it is stopped, so that the page goes on answering.
     pub stays: bool,
 }
@@ -97,7 +100,11 @@ impl Attention<'_> {
     }
 
     /// Hands on what outputs have to say.
+    /// Hands on what outputs, and the sandbox, have to say.
     pub(super) fn report(&self, pipeline: &mut Pipeline, now: Micros, events: &mut Vec<Event>) {
+        if let Some(news) = self.outside.sandbox.as_ref().and_then(|watch| watch.news()) {
+            pipeline.notice(&"sandbox".into(), "refused", news.into(), now, events);
+        }
         let Some(notices) = &self.outside.notices else { return };
         for _ in 0..NOTICES_MAX {
             let Some(Notice { source, notice, reason }) = notices.take() else { return };

@@ -4,7 +4,7 @@
 //! full, calls are left out, counted, and the recording says where; the run goes on.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -23,6 +23,8 @@ use crate::signal::{
 };
 use crate::time::{Clock, Micros};
 
+use super::retention::{Removed, remove_old};
+
 /// Calls that wait to be written; a second or two of a busy run.
 const CALLS_MAX: usize = 256;
 
@@ -31,6 +33,9 @@ const WAITING_BYTES_MAX: u64 = 32 << 20;
 
 /// A power cut loses no more than this much.
 const SAVE_EVERY: Micros = Micros::from_ms(1000);
+
+/// How often old recordings are looked for.
+const TIDY_EVERY: Micros = Micros::from_ms(60_000);
 
 /// Bytes of messages after which a recording ends, unless told otherwise.
 pub const BYTES_MAX: u64 = 4 << 30;
@@ -98,6 +103,17 @@ pub struct RecordSpec {
     pub detail: Detail,
     /// How much.
     pub keep: Keep,
+    /// Age at which the recordings of its directory are removed.
+    pub age_max: Option<Duration>,
+}
+
+impl RecordSpec {
+    /// Where its files are.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        let parent = || self.path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        if matches!(self.keep, Keep::Ring(_)) { &self.path } else { parent() }
+    }
 }
 
 /// How much of a run is recorded.
@@ -216,8 +232,14 @@ impl Recorder {
             error: Mutex::default(),
         });
         let (mine, told) = (Arc::clone(&shared), Arc::clone(&notices));
+        let (dir, age_max) = (spec.dir().to_owned(), spec.age_max);
         let thread = thread::Builder::new().name("recorder".into()).spawn(move || {
-            if let Err(message) = write(output, &mine, &*clock) {
+            let tidy = || {
+                if let Some(age_max) = age_max {
+                    report(&told, remove_old(&dir, age_max));
+                }
+            };
+            if let Err(message) = write(output, &mine, &*clock, tidy) {
                 mine.counts.failed.store(1, Ordering::Relaxed);
                 say(&told, "failed", &message);
                 *lock(&mine.error) = Some(message);
@@ -264,6 +286,19 @@ impl Drop for Recorder {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Says in the event stream what was removed; the log has every file.
+fn report(notices: &Notices, Removed { files, bytes, failed }: Removed) {
+    let say = |notice: &str, reason: String| {
+        notices.say(Notice { source: "recordings".into(), notice: notice.into(), reason: reason.into() });
+    };
+    if files > 0 {
+        say("removed", format!("{files} recordings of {bytes} bytes, because they were too old"));
+    }
+    if failed > 0 {
+        say("failed", format!("{failed} recordings are too old and cannot be removed"));
+    }
 }
 
 /// For the log and for the event stream.
@@ -342,9 +377,11 @@ impl Tape for Tapist {
     }
 }
 
-/// The writing thread, until the queue is closed and empty.
-fn write(mut output: Output, shared: &Shared, clock: &dyn Clock) -> Result<(), String> {
+/// The writing thread, until the queue is closed and empty. `tidy` is called at the start and every minute.
+fn write(mut output: Output, shared: &Shared, clock: &dyn Clock, tidy: impl Fn()) -> Result<(), String> {
     let mut packet = Packet::default();
+    tidy();
+    let mut next_tidy = clock.now() + TIDY_EVERY;
     let mut next_save = clock.now() + SAVE_EVERY;
     loop {
         match shared.queue.pop_timeout(&mut packet, Duration::from(next_save - clock.now())) {
@@ -364,6 +401,10 @@ fn write(mut output: Output, shared: &Shared, clock: &dyn Clock) -> Result<(), S
         if clock.now() >= next_save {
             next_save = clock.now() + SAVE_EVERY;
             output.save()?;
+            if clock.now() >= next_tidy {
+                next_tidy = clock.now() + TIDY_EVERY;
+                tidy();
+            }
         }
     }
 }
@@ -371,14 +412,12 @@ fn write(mut output: Output, shared: &Shared, clock: &dyn Clock) -> Result<(), S
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::path::Path;
-
     use crate::capture::recording::{Recording, Survey};
     use crate::signal::Frame;
     use crate::time::MonotonicClock;
 
     fn whole(path: &Path, bytes_max: u64) -> RecordSpec {
-        RecordSpec { path: path.to_owned(), detail: Detail::Samples, keep: Keep::Whole { bytes_max } }
+        RecordSpec { path: path.to_owned(), detail: Detail::Samples, keep: Keep::Whole { bytes_max }, age_max: None }
     }
 
     /// Notes what `notes` does, with room for `bytes_max`; the survey of the file, what was said, and what it came to.
@@ -424,6 +463,23 @@ mod tests {
         assert_eq!((survey.calls, survey.lost_calls), (2, 0));
         assert!(result.error.unwrap().contains("all the bytes"));
         assert_eq!(said.iter().map(|n| &*n.notice).collect::<Vec<_>>(), ["failed"]);
+    }
+
+    #[test]
+    fn old_recordings_go_when_a_new_one_begins_and_that_is_said() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, old) = (dir.path().join("run.mcap"), dir.path().join("old.mcap"));
+        let hour = Duration::from_secs(3600);
+        std::fs::write(&old, [0; 100]).unwrap();
+        let modified = old.metadata().unwrap().modified().unwrap() - 3 * hour;
+        std::fs::File::options().write(true).open(&old).unwrap().set_modified(modified).unwrap();
+        let (clock, notices): (Arc<dyn Clock>, _) = (Arc::new(MonotonicClock::new()), Arc::<Notices>::default());
+        let spec = RecordSpec { age_max: Some(2 * hour), ..whole(&path, BYTES_MAX) };
+        let (recorder, _tape) = Recorder::start(&spec, &BTreeMap::new(), clock, Arc::clone(&notices)).unwrap();
+        assert_eq!(recorder.finish().error, None);
+        assert!(path.exists() && !old.exists());
+        let said = notices.take().unwrap();
+        assert_eq!((&*said.source, &*said.notice), ("recordings", "removed"));
     }
 
     #[test]

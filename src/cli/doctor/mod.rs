@@ -141,6 +141,16 @@ fn overall(checks: &[Check]) -> Status {
     }
 }
 
+/// Whether this kernel can hold a run to what its settings need; `attendant privacy` tries.
+fn sandbox() -> Check {
+    let (is_whole, text) = super::privacy::support();
+    if is_whole {
+        return Check::new("sandbox", "kernel", Status::Ok, text);
+    }
+    Check::new("sandbox", "kernel", Status::Warning, text)
+        .fix("boot a kernel with CONFIG_SECURITY_LANDLOCK and CONFIG_SECCOMP_FILTER, and landlock in lsm=")
+}
+
 /// Runs the command.
 pub fn run(common: &Common, args: &DoctorArguments) -> Result<ExitCode, Failure> {
     let known = Known::gather(args)?;
@@ -155,6 +165,10 @@ pub fn run(common: &Common, args: &DoctorArguments) -> Result<ExitCode, Failure>
     checks.extend(thermal::check(&known));
     checks.extend(storage::check(&known));
     checks.extend(service::check(&known));
+    // of a copy it would be this machine's kernel
+    if known.root.is_live() {
+        checks.push(sandbox());
+    }
     if args.headroom {
         checks.push(headroom::check(loaded));
     }

@@ -134,7 +134,7 @@ fn room_of(df: &str, path: &Path) -> Option<Room> {
         let [_, total, _, free, _, point] = fields[..] else { return None };
         let bytes = |kb: &str| kb.parse::<u64>().ok()?.checked_mul(1024);
         let room = Room { total_bytes: bytes(total)?, free_bytes: bytes(free)?, free_files: None };
-        path.starts_with(point).then(|| (point.len(), room))
+        path.starts_with(point).then_some((point.len(), room))
     };
     df.lines().filter_map(row).max_by_key(|(len, _)| *len).map(|(_, room)| room)
 }

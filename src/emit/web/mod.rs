@@ -24,6 +24,7 @@ mod routes;
 mod stream;
 mod view;
 
+use std::collections::BTreeMap;
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher as _, Hasher as _};
 use std::io;
@@ -65,6 +66,8 @@ pub struct Facts {
     pub inputs: Vec<(Arc<str>, Arc<str>, bool)>,
     /// The advice catalogue as `GET /api/catalogue` shows it, without `lang`; null without one.
     pub catalogue: serde_json::Value,
+    /// What visitors are told of being seen and heard, by language.
+    pub notice: BTreeMap<String, String>,
 }
 
 /// What the server is given.

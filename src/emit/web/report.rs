@@ -1,5 +1,6 @@
 //! What the server tells of the run: JSON of its state, of its telemetry, of its catalogue, and metrics.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -111,6 +112,9 @@ struct State<'a> {
     visit: Option<Visit<'a>>,
     thresholds: Thresholds,
     seq: Option<u64>,
+    /// What visitors are told of being seen and heard; without it there is no notice.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    notice: &'a BTreeMap<String, String>,
 }
 
 #[derive(Serialize)]
@@ -154,6 +158,7 @@ pub(super) fn state(shared: &Shared) -> Vec<u8> {
         visit,
         thresholds: Thresholds::of(&snapshot),
         seq: next.checked_sub(1),
+        notice: &shared.facts.notice,
     })
 }
 
