@@ -17,7 +17,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use log::{debug, info, warn};
+use log::{info, warn};
 
 use crate::bundle::Bundle;
 use crate::bundle::install::{Installed, Store};
@@ -39,9 +39,6 @@ const AILS_FOR: Micros = Micros::from_ms(5000);
 /// How long the thread has to finish when the run is over, and how often that is looked at.
 const FAREWELL: Duration = Duration::from_millis(1500);
 const NAP: Duration = Duration::from_millis(10);
-
-/// Added to the thread's nice value: what runs is more important than what may run.
-const NICE: i32 = 10;
 
 /// Files of the inbox that are looked at; more wait for the next time.
 const FILES_MAX: usize = 64;
@@ -149,9 +146,6 @@ impl Updater {
         });
         let mine = Arc::clone(&updates);
         let thread = thread::Builder::new().name("update".into()).spawn(move || {
-            if let Err(error) = rustix::process::nice(NICE) {
-                debug!("update: nice: {error}");
-            }
             let is_busy = settings.is_on_trial;
             Worker { store, settings, clock, updates: mine, is_busy, seen: BTreeSet::new(), said: String::new() }
                 .work(&received);
