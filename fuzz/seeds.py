@@ -4,8 +4,11 @@ Everything in them is made here or is one of the repository's own test files. In
 kept as they are.
 """
 
+import base64
+import json
 import struct
 import wave
+from hashlib import sha256
 from io import BytesIO
 from pathlib import Path
 
@@ -204,3 +207,34 @@ if __name__ == "__main__":
         make()
     files = [f for f in CORPUS.rglob("*") if f.is_file()]
     print(f"{len(files)} seeds, {sum(f.stat().st_size for f in files)} bytes")
+
+
+# ---- packed: docs/bundles-signed.md
+
+
+def tar(name: str, content: bytes) -> bytes:
+    head = bytearray(512)
+    for at, text in [
+        (0, name), (100, "0000644"), (108, "0000000"), (116, "0000000"), (124, f"{len(content):011o}"),
+        (136, "00000000000"), (148, "        "), (156, "0"), (257, "ustar\x0000"),
+    ]:  # fmt: skip
+        head[at : at + len(text)] = text.encode()
+    head[148:156] = f"{sum(head):06o}\0 ".encode()
+    return bytes(head) + content + bytes(-len(content) % 512)
+
+
+def bundle(parts: dict[str, bytes], signature: bytes = b"") -> bytes:
+    listed = [{"name": n, "bytes": len(c), "sha256": sha256(c).hexdigest()} for n, c in sorted(parts.items())]
+    about = {"format": 1, "name": "x", "version": "1.0.0", "counter": 1, "parts": listed}
+    own = tar("manifest.json", json.dumps(about).encode())
+    own += tar("manifest.json.minisig", signature) if signature else b""
+    return own + b"".join(tar(n, c) for n, c in sorted(parts.items())) + bytes(1024)
+
+
+SIGNED = b"untrusted comment: signature of an attendant bundle\n" + (
+    base64.b64encode(b"ED" + bytes(72)) + b"\ntrusted comment: x\n" + base64.b64encode(bytes(64)) + b"\n"
+)
+put("packed", "one", bundle({"bundle.toml": b"x"}))
+put("packed", "nested", bundle({"bundle.toml": b"x", "text/labels.txt": b"yes\nno\n", "empty": b""}))
+put("packed", "signed", bundle({"bundle.toml": b"x"}, SIGNED))
+put("packed", "elsewhere", bundle({"bundle.toml": b"x", "../y": b"y"}))

@@ -33,6 +33,10 @@ use tokens::Answers;
 
 pub use crate::signal::StageCounters;
 
+mod succession;
+
+pub use succession::Health;
+
 /// Without a fresh token, the state is looked at this often: a silent source becomes stale, a typed line matures.
 pub const TICK: Micros = Micros::from_ms(100);
 
@@ -182,6 +186,8 @@ struct Stage {
     name: Arc<str>,
     source: Arc<str>,
     preprocessor: Preprocessor,
+    /// Equal for preprocessors that make the same tensors.
+    preprocessing: String,
     encoder: OnnxEncoder,
     head: Option<Head>,
     input: Tensor,
@@ -250,6 +256,7 @@ impl Stage {
             encoder: spec.name.clone(),
             source,
         };
+        let mut preprocessing = format!("{:?} {:?} {:?} {:?}", spec.image, spec.audio, spec.text, spec.series);
         let fusion_age = bundle.manifest.fusion.as_ref().map_or(1500, |f| f.max_age_ms);
         let (preprocessor, max_age_ms) = if let Some(image) = &spec.image {
             (Preprocessor::Image(Box::new(ImagePreprocessor::new(image).map_err(at)?)), fusion_age)
@@ -257,6 +264,7 @@ impl Stage {
             (Preprocessor::Audio(Box::new(AudioPreprocessor::new(audio).map_err(at)?)), fusion_age)
         } else if let Some(text) = &spec.text {
             let tokenizer = bundle.tokenizer(index)?.unwrap_or_default();
+            preprocessing.push_str(&crate::bundle::digest::of_bytes(&tokenizer));
             let preprocessor = TextPreprocessor::new(text, &tokenizer).map_err(at)?;
             (Preprocessor::Text(Box::new(preprocessor)), text.hold_ms)
         } else if let Some(series) = &spec.series {
@@ -272,6 +280,7 @@ impl Stage {
             name: spec.name.as_str().into(),
             source: spec.source.as_str().into(),
             preprocessor,
+            preprocessing,
             encoder,
             head,
             input,
@@ -876,6 +885,11 @@ impl Pipeline {
                     catalogue.language(tag).map_err(|error| Refusal::new(RefusalKind::Unknown, error.to_string()))?;
                 Ok(())
             }
+            // who runs the pipeline takes it before, if there is where updates come from
+            Command::Reload => Err(Refusal::new(
+                RefusalKind::NotOffered,
+                "this run takes no updates; configure [update], and do not record",
+            )),
         }
     }
 
@@ -999,23 +1013,6 @@ impl Pipeline {
                 _ = snapshot.muted.push(Arc::clone(&stage.source));
             }
         }
-    }
-
-    /// `name@version` of the bundle.
-    #[must_use]
-    pub fn bundle(&self) -> &Arc<str> {
-        &self.bundle_id
-    }
-
-    /// Name of every modality, of its source, and whether it is typed.
-    pub fn inputs(&self) -> impl Iterator<Item = (&Arc<str>, &Arc<str>, bool)> {
-        self.stages.iter().map(|s| (&s.name, &s.source, s.is_text()))
-    }
-
-    /// The advice catalogue, if the bundle has one.
-    #[must_use]
-    pub fn catalogue(&self) -> Option<&Catalogue> {
-        self.catalogue.as_ref().map(|(catalogue, _)| catalogue)
     }
 }
 

@@ -82,4 +82,9 @@ fn seeds_reach_what_they_are_for() {
             .is_ok_and(|m| attendant::config::check_manifest(&m).is_ok())
     };
     assert!(whole("manifest", bundle) >= 1, "no seed is a whole bundle.toml");
+    let packed = |seed: &[u8]| {
+        let trust = attendant::bundle::sign::Trust::anything();
+        attendant::bundle::pack::Packed::open(seed, &trust).and_then(attendant::bundle::pack::Packed::verify).is_ok()
+    };
+    assert!(whole("packed", packed) >= 3, "no seed is a whole packed bundle");
 }

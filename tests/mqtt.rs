@@ -575,7 +575,7 @@ fn commands_are_carried_out_or_refused_and_always_answered() {
         ("language", br#"{"id":"9","lang":"zh"}"#, ""),
         ("language", br#"{"id":"10","lang":"tlh"}"#, "unknown"),
         ("choice", br#"{"id":"11","class":"desk_99"}"#, "unknown"),
-        ("reload", br#"{"id":"12"}"#, "unsupported"),
+        ("reload", br#"{"id":"12"}"#, "not_offered"),
         ("sing", br#"{"id":"13"}"#, "unsupported"),
         ("text", br#"{"id":"14","text":"x","and":1}"#, "schema"),
     ];

@@ -9,6 +9,8 @@ use std::path::Path;
 use std::sync::Once;
 
 use attendant::board::FrameFormat;
+use attendant::bundle::pack::{MANIFEST, Packed};
+use attendant::bundle::sign::Trust;
 use attendant::capture::pixels::{self, Layout, Mode, Wish};
 use attendant::capture::recording::tape::Taped;
 use attendant::capture::recording::{Recording, Survey};
@@ -44,6 +46,7 @@ pub const TARGETS: &[(&str, Entry)] = &[
     ("http", http),
     ("config", config),
     ("model", model),
+    ("packed", packed),
 ];
 
 /// More messages than these bytes can hold.
@@ -289,4 +292,18 @@ pub fn model(data: &[u8]) {
     if let Ok(found) = inspect_bytes("fuzz.onnx", data, &[]) {
         assert_eq!(found.bytes, data.len());
     }
+}
+
+/// A packed bundle that anybody may have made, as `bundle verify` reads it.
+pub fn packed(data: &[u8]) {
+    let block = |bytes: u64| 512 + bytes.next_multiple_of(512);
+    let Ok(packed) = Packed::open(data, &Trust::anything()) else { return };
+    let own =
+        block(packed.manifest_bytes.len() as u64) + packed.signature.as_ref().map_or(0, |s| block(s.len() as u64));
+    let Ok(manifest) = packed.verify() else { return };
+    let parts: u64 = manifest.parts.iter().map(|part| block(part.bytes)).sum();
+    assert_eq!(own + parts + 1024, data.len() as u64, "a bundle is its parts and nothing else");
+    let leads_elsewhere =
+        |name: &str| name.starts_with('/') || name.split('/').any(|word| ["", ".", ".."].contains(&word));
+    assert!(manifest.parts.iter().all(|part| !leads_elsewhere(&part.name) && part.name != MANIFEST));
 }

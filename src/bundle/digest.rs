@@ -6,8 +6,10 @@ use std::path::Path;
 
 use sha2::{Digest as _, Sha256};
 
-/// SHA-256 over name and content of every file in `dir` that a run reads, in the order of their names: the demo (`.mcap`) and what is for
-/// people (`.md`, `report.json`) are left out, and so are folders.
+use super::pack;
+
+/// SHA-256 over name and content of every file in `dir` that a run reads, in the order of their names: the demo (`.mcap`), what is for
+/// people (`.md`, `report.json`), and what only packing and installing read are left out, and so are folders.
 ///
 /// # Errors
 /// The system's, for a file that cannot be read.
@@ -16,7 +18,8 @@ pub fn digest(dir: &Path) -> io::Result<String> {
     for entry in fs::read_dir(dir)? {
         let entry = entry?;
         let name = entry.file_name().to_string_lossy().into_owned();
-        let is_read = !(name.ends_with(".mcap") || name.ends_with(".md") || name == "report.json");
+        let is_aside = ["report.json", pack::MANIFEST, pack::SIGNATURE, pack::GOLDEN].contains(&name.as_str());
+        let is_read = !(name.ends_with(".mcap") || name.ends_with(".md") || is_aside);
         if is_read && entry.path().is_file() {
             files.push((name, entry.path()));
         }
@@ -41,6 +44,12 @@ pub fn of_file(path: &Path) -> io::Result<String> {
     let mut hash = Sha256::new();
     io::copy(&mut fs::File::open(path)?, &mut Writer(&mut hash))?;
     Ok(hex(&hash.finalize()))
+}
+
+/// SHA-256 of what is in memory.
+#[must_use]
+pub fn of_bytes(bytes: &[u8]) -> String {
+    hex(&Sha256::digest(bytes))
 }
 
 struct Writer<'a>(&'a mut Sha256);
@@ -75,6 +84,8 @@ mod tests {
         let before = digest(dir.path()).unwrap();
         write("REPORT.md", "y");
         write("demo.mcap", "y");
+        write(pack::MANIFEST, "y");
+        write(pack::GOLDEN, "y");
         assert_eq!(digest(dir.path()).unwrap(), before);
         write("labels.txt", "a\nc\n");
         assert_ne!(digest(dir.path()).unwrap(), before);

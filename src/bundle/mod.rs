@@ -3,11 +3,17 @@
 //! Called once at the start by the pipeline and by the commands that look at bundles. Reads the manifest, the labels and the
 //! intents; of the other files it makes sure that they are there, not empty and inside the directory. What is in a model or in
 //! the catalogue is checked by who runs it: [`crate::infer`], [`crate::decide`], [`crate::pipeline`].
+//! Also a bundle as one signed file ([`pack`], [`sign`]), and the device's installed ones ([`install`]).
 
 pub mod digest;
+pub mod disk;
 mod heads;
+pub mod install;
 mod labels;
 mod locate;
+pub mod pack;
+pub mod refused;
+pub mod sign;
 #[cfg(test)]
 mod tests;
 

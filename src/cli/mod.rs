@@ -4,6 +4,7 @@
 
 mod bench;
 mod boards;
+mod bundle;
 mod devices;
 mod doctor;
 mod draft;
@@ -21,11 +22,13 @@ mod run;
 mod stream;
 mod table;
 mod trim;
+mod update;
 
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use attendant::bundle::refused::Refused;
 use attendant::bundle::{Bundle, BundleError};
 use attendant::capture::CaptureError;
 use attendant::capture::recording::{Survey, Truth};
@@ -71,7 +74,8 @@ pub struct Arguments {
 
 /// What [`Failure::exit_code`] promises, for `--help`.
 const EXIT_CODES: &str = "Exit codes: 0 done; 1 the check failed (doctor, eval --min, replay --verify); 2 wrong usage; 3 bundle, model or \
-configuration cannot be used; 4 an input cannot be read; 5 an output cannot be written; 6 a working input lost its last source";
+configuration cannot be used; 4 an input cannot be read; 5 an output cannot be written; 6 a working input lost its last source; \
+7 a bundle was refused: signature, content, version, self-test";
 
 #[derive(Debug, Subcommand)]
 enum Command {
@@ -95,6 +99,8 @@ enum Command {
     Boards,
     /// What this machine offers and lacks, and the command that mends it: devices, permissions, heat, power, disk, service, bundle
     Doctor(doctor::DoctorArguments),
+    /// One signed file of a bundle, and what a device has installed (docs/bundles-signed.md)
+    Bundle(bundle::BundleArguments),
     /// What may leave this device, what is kept, and proof by trying: takes the options of run
     Privacy(Box<privacy::PrivacyArguments>),
     /// Export preprocessed tensors as .npy: what training reads
@@ -170,6 +176,9 @@ pub enum Failure {
     /// 6: every source has failed for good.
     #[error("{0}")]
     Sources(String),
+    /// 7: a bundle that this device, or anybody, must not run.
+    #[error("{0}")]
+    Refused(Refused),
 }
 
 impl Failure {
@@ -186,6 +195,7 @@ impl Failure {
             Failure::Capture(_) | Failure::Preprocess { .. } | Failure::Input(_) => 4,
             Failure::Output { .. } | Failure::Sink(_) | Failure::Lost { .. } => 5,
             Failure::Sources(_) => 6,
+            Failure::Refused(_) => 7,
         }
     }
 
@@ -243,6 +253,7 @@ pub fn dispatch(arguments: Arguments) -> Result<ExitCode, Failure> {
         Command::Bench(args) => bench::run(&common, &args),
         Command::Boards => boards::run(&common),
         Command::Doctor(args) => doctor::run(&common, &args),
+        Command::Bundle(args) => bundle::run(&common, &args),
         Command::Privacy(args) => privacy::run(&common, &args),
         Command::Features(args) => features::run(&common, &args),
         Command::Index(args) => index::run(&common, &args),

@@ -40,6 +40,8 @@ pub struct Asked {
 pub struct Visitors {
     /// The run's end.
     pub outside: Outside,
+    /// What is counted outside of the data path.
+    pub registry: Arc<Registry>,
     /// Where events go; in a list, as other sinks are.
     pub sinks: Vec<Box<dyn Sink>>,
     #[cfg(any(feature = "web", feature = "mqtt"))]
@@ -58,7 +60,7 @@ pub fn open(asked: &Asked, pipeline: &Pipeline, clock: &Arc<dyn Clock>) -> Resul
     for (lang, text) in &asked.notice {
         log::info!("notice to visitors ({lang}): {text}");
     }
-    let registry = Arc::new(Registry::new());
+    let registry = Arc::clone(&visitors.registry);
     visitors.outside.sandbox = Some(Arc::new(Watch::new(&asked.sandbox, Arc::clone(&registry))));
     if let Some(spec) = &asked.speech {
         let speaking = Arc::new(Speaking::new());

@@ -17,6 +17,7 @@ use attendant::capture::text::{LineText, ScriptText};
 use attendant::capture::{Camera, Mic, Sensor, TextSource, image, video, wav};
 use attendant::config::privacy::PrivacySpec;
 use attendant::config::runtime::{ClockKind, LogLevel, Runtime, SinkKind, SourceKind, WebSpec};
+use attendant::config::trust::{TrustSpec, UpdateSpec};
 use attendant::emit::summary::{Seen, Segment};
 use attendant::emit::{JsonLines, LiveView, LiveViewOptions, Sink};
 use attendant::pipeline::{Options, Pipeline};
@@ -28,7 +29,7 @@ use clap::Args;
 
 use super::devices::{self, Devices};
 use super::outside::{self, Asked, Visitors};
-use super::{Common, Failure, privacy, record};
+use super::{Common, Failure, privacy, record, update};
 
 /// Arguments of `run`.
 #[derive(Clone, Debug, Default, Args)]
@@ -74,6 +75,14 @@ pub struct RunArguments {
     /// The outside as the configuration describes it.
     #[arg(skip)]
     pub(super) asked: Asked,
+    /// Whose bundles are taken, and where new ones come from.
+    #[arg(skip)]
+    trust: TrustSpec,
+    #[arg(skip)]
+    pub(super) update: Option<UpdateSpec>,
+    /// The device's own bundle, if it is named.
+    #[arg(skip)]
+    pub(super) own: Option<PathBuf>,
     /// Serve the page and its interface on this address (docs/http.md); one that others can reach needs a token, see --config
     #[arg(long, value_name = "ADDR", num_args = 0..=1, default_missing_value = "127.0.0.1:8080")]
     web: Option<SocketAddr>,
@@ -165,6 +174,8 @@ fn configured(common: &Common, args: &RunArguments, path: &Path) -> Result<(Comm
         args.record_bytes = Some(recording.bytes_max);
         args.record_tokens = !recording.media;
     }
+    (args.trust, args.update) = (runtime.trust, runtime.update);
+    args.own = common.bundle.clone().or_else(|| runtime.bundle.clone());
     for (name, source) in runtime.source {
         let is_given = match name.as_str() {
             "camera" => args.camera.is_some(),
@@ -251,7 +262,10 @@ fn run_with(common: &Common, args: &RunArguments) -> Result<ExitCode, Failure> {
         return Err(Failure::Usage(message.into()));
     }
     let clock: Arc<dyn Clock> = Arc::new(MonotonicClock::new());
-    let bundle = common.open_bundle()?;
+    let from_terminal = args.text.as_deref() == Some(Path::new("-"));
+    let is_live = args.is_live();
+    let source = update::choose(common, &args.trust, args.update.as_ref(), is_live)?;
+    let bundle = source.bundle.clone();
     let mut options = Options::default();
     if let Some(lang) = &args.lang {
         options.lang.clone_from(lang);
@@ -260,15 +274,16 @@ fn run_with(common: &Common, args: &RunArguments) -> Result<ExitCode, Failure> {
     let mut pipeline = Pipeline::load(&bundle, &options)?;
     let stop = stop_on_signal()?;
     let asked = Asked { sandbox: privacy::enter(args, &bundle)?, ..args.asked.clone() };
-    let from_terminal = args.text.as_deref() == Some(Path::new("-"));
-    if from_terminal || !args.devices.is_empty() {
+    if is_live {
         if args.speed == Some(Speed::Max) {
             let what = if from_terminal { "--text - waits for a person" } else { "devices deliver at their own speed" };
             return Err(Failure::Usage(format!("--speed max: {what}; give files, or leave --speed out")));
         }
         let mut visitors = outside::open(&asked, &pipeline, &clock)?;
         let recorder = recorder_of(args, &bundle, &options, &mut pipeline, &clock, &mut visitors)?;
+        let updater = source.start(&options, &clock, &mut visitors)?;
         let result = run_live(common, args, &mut pipeline, &clock, &stop, visitors);
+        drop(updater);
         let recorded = recorder.map_or(Ok(()), |recorder| record::finish(recorder, &mut pipeline));
         return result.and_then(|code| recorded.map(|()| code));
     }

@@ -13,6 +13,7 @@ pub mod recording;
 pub mod runtime;
 mod spans;
 pub mod speech;
+pub mod trust;
 
 pub use check::{Wrong, check_manifest};
 pub use error::{ConfigError, from_toml};

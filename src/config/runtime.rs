@@ -14,6 +14,7 @@ use super::privacy::PrivacySpec;
 use super::recording::RecordingSpec;
 use super::spans::{Step, line_of};
 use super::speech::SpeechSpec;
+use super::trust::{TrustSpec, UpdateSpec};
 
 mod web;
 
@@ -56,6 +57,11 @@ pub struct Runtime {
     /// What the device promises to the people in front of it.
     #[serde(default)]
     pub privacy: PrivacySpec,
+    /// Whose bundles are taken.
+    #[serde(default)]
+    pub trust: TrustSpec,
+    /// Where new bundles come from; without it they do not.
+    pub update: Option<UpdateSpec>,
 }
 
 /// A language tag, `en` by default.
@@ -314,7 +320,9 @@ impl Runtime {
         let token = runtime.web.as_mut().and_then(|w| w.token_file.as_mut());
         let broker = runtime.mqtt.iter_mut().flat_map(MqttSpec::paths);
         let kept = runtime.recording.as_mut().map(|r| &mut r.dir);
-        for file in runtime.bundle.iter_mut().chain(files).chain(sinks).chain(token).chain(broker).chain(kept) {
+        let update = runtime.update.iter_mut().flat_map(UpdateSpec::paths);
+        let files = runtime.bundle.iter_mut().chain(files).chain(sinks).chain(token).chain(broker).chain(kept);
+        for file in files.chain(update) {
             *file = dir.join(&*file);
         }
         Ok(runtime)
@@ -379,6 +387,14 @@ impl Runtime {
             let at: Vec<Step<'_>> = ["privacy"].iter().chain(keys).map(|key| Step::Key(key)).collect();
             invalid(&at, format!("privacy.{m}"))
         })?;
+        let trust =
+            |(key, m): (&'static str, String)| invalid(&[Step::Key("trust"), Step::Key(key)], format!("trust.{m}"));
+        runtime.trust.check().map_err(trust)?;
+        if let Some(update) = &runtime.update {
+            update
+                .check()
+                .map_err(|(key, m)| invalid(&[Step::Key("update"), Step::Key(key)], format!("update.{m}")))?;
+        }
         let is_standard = |s: &SinkSpec| s.path.as_os_str() == "-";
         for (i, sink) in runtime.sink.iter().enumerate() {
             let at = [Step::Key("sink"), Step::Item(i), Step::Key("path")];
@@ -513,7 +529,8 @@ mod tests {
         let rows = [
             (
                 "languag = \"en\"",
-                "1: unknown key `languag`; known keys: bundle, language, log, clock, source, sink, output, indicator, web, mqtt, speech, recording, privacy",
+                "1: unknown key `languag`; known keys: bundle, language, log, clock, source, sink, output, indicator, web, \
+                 mqtt, speech, recording, privacy, trust, update",
             ),
             ("language = \"\"", "1: language = \"\", expected a tag such as \"en\" or \"zh\""),
             (
@@ -648,6 +665,17 @@ mod tests {
             ("[recording]\ndir = \"kept\"\nring_s = 0", "3: recording.ring_s = 0, expected 1 to 3600"),
             ("[recording]\ndir = \"kept\"\nbytes_max = 9", "3: recording.bytes_max = 9, expected at least 1048576"),
             ("[speech]\ncommand = [\"x\"]\ntimeout_ms = 5", "3: speech.timeout_ms = 5, expected 100 to 120000"),
+            (
+                "[trust]\nkeys = [\"RWx\"]",
+                "2: trust.keys: \"RWx\", expected the second line of a minisign.pub, 56 characters that begin with RW",
+            ),
+            (
+                "[trust]\nrequire_signed = true",
+                "2: trust.require_signed = true, and no keys: nothing could run; add keys",
+            ),
+            ("[update]\nstate_dir = \"\"", "2: update.state_dir = \"\", expected a directory that can be written"),
+            ("[update]\nstate_dir = \"x\"\nprobation_s = 1", "3: update.probation_s = 1, expected 5 to 86400"),
+            ("[update]\ninbox = \"x\"", "1: missing key `state_dir` in `update`; add it"),
             (
                 "[privacy]\nsandbox = \"on\"",
                 "2: privacy.sandbox: unknown value `on`, expected one of `require`, `best-effort`, `off`",

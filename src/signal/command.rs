@@ -42,6 +42,8 @@ pub enum Command {
     },
     /// BCP 47 tag of the advice's language.
     Language(String),
+    /// Look for a new bundle, and run it if it is good.
+    Reload,
 }
 
 impl Default for Command {

@@ -371,6 +371,7 @@ fn consume(
         }
         let now = clock.now();
         attention.carry_out(pipeline, now, &mut events);
+        attention.update(pipeline, now, &mut events);
         attention.report(pipeline, now, &mut events);
         pipeline.tick(now, &mut events);
         care.look_after(names, shared, pipeline, now, &mut events);

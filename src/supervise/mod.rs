@@ -4,7 +4,8 @@
 //! they can be processed, with the same events either way. [`live`] drives sources that block: a thread each, reopened
 //! with backoff, restarted after a panic; inference stays on the caller's thread. Both attend to the outside ([`Outside`]): commands and
 //! observers. `network` is the thread of sinks that talk to one. Nothing is computed here.
-//! [`sandbox`] confines the process. [`recorder`] writes down what a pipeline was asked, and [`replay`] asks it again.
+//! [`recorder`] writes down what a pipeline was asked, and [`replay`] asks it again. [`update`] brings new bundles into a live run.
+//! [`sandbox`] confines the process.
 
 pub mod budget;
 mod feed;
@@ -18,6 +19,7 @@ pub mod recorder;
 pub mod replay;
 pub mod retention;
 pub mod sandbox;
+pub mod update;
 
 use log::warn;
 

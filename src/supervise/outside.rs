@@ -16,6 +16,7 @@ use crate::signal::{
 use crate::time::{self, Micros};
 
 use super::sandbox::Watch;
+use super::update::{Hand, Updates};
 
 /// Who sends commands to a run, and who looks at it. By default nobody.
 #[derive(Clone, Debug, Default)]
@@ -28,6 +29,8 @@ pub struct Outside {
     pub speaking: Option<Arc<Speaking>>,
     /// What outputs have to say in the event stream.
     pub notices: Option<Arc<Notices>>,
+    /// Where new bundles come from. Live runs only.
+    pub updates: Option<Arc<Updates>>,
     /// Who hears of what the sandbox has refused.
     pub sandbox: Option<Arc<Watch>>,
     /// Files that have ended leave the loop running until it is stopped, so that the page goes on answering.
@@ -45,7 +48,13 @@ impl Outside {
         if let Some(monitor) = &self.monitor {
             pipeline.measure(monitor, time::now_ns);
         }
-        Attention { outside: self, is_hushed: false, posted: Posted::default(), next: Micros::ZERO }
+        Attention {
+            outside: self,
+            is_hushed: false,
+            posted: Posted::default(),
+            next: Micros::ZERO,
+            hand: Hand::default(),
+        }
     }
 }
 
@@ -56,6 +65,7 @@ pub(super) struct Attention<'a> {
     posted: Posted,
     /// When, on the loop's clock, observers are due a new snapshot.
     next: Micros,
+    hand: Hand,
 }
 
 impl Attention<'_> {
@@ -67,7 +77,10 @@ impl Attention<'_> {
                 return;
             }
             let Posted { command, reply } = &mut self.posted;
-            let result = pipeline.command(command, now, events);
+            let result = match (&*command, &self.outside.updates) {
+                (Command::Reload, Some(updates)) => updates.ask(),
+                _ => pipeline.command(command, now, events),
+            };
             match &result {
                 Ok(()) => info!("{now}: carried out {:?}", Brief(command)),
                 Err(refusal) => warn!("refused {:?}: {refusal}", Brief(command)),
@@ -79,6 +92,14 @@ impl Attention<'_> {
         }
     }
 
+    /// Lets a new bundle take over, or the one before it: between two windows.
+    pub(super) fn update(&mut self, pipeline: &mut Pipeline, now: Micros, events: &mut Vec<Event>) {
+        if let Some(updates) = &self.outside.updates {
+            self.hand.turn(updates, pipeline, now, events);
+        }
+    }
+
+    /// Hands on what outputs have to say.
     /// Hands on what outputs, and the sandbox, have to say.
     pub(super) fn report(&self, pipeline: &mut Pipeline, now: Micros, events: &mut Vec<Event>) {
         if let Some(news) = self.outside.sandbox.as_ref().and_then(|watch| watch.news()) {

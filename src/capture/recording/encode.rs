@@ -83,7 +83,7 @@ impl CallKind {
                 Command::Language(_) => Some("language".into()),
                 // how old a request is stands in every event
                 Command::Text(_) => Some("text".into()),
-                Command::Choose { .. } => None,
+                Command::Choose { .. } | Command::Reload => None,
             },
             CallKind::Tokens { source, answers } => (!answers.is_empty()).then(|| format!("tokens {source}")),
             CallKind::End

@@ -130,6 +130,12 @@ struct Language {
 }
 
 #[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Reload {
+    id: Option<String>,
+}
+
+#[derive(Deserialize)]
 struct Marked {
     id: Option<String>,
 }
@@ -156,7 +162,7 @@ pub fn parse(message: &Message<'_>) -> Result<Request, Rejection> {
     };
     let id =
         serde_json::from_str::<Marked>(text).ok().and_then(|m| m.id).filter(|id| id.chars().count() <= ID_CHARS_MAX);
-    let is_known = super::topics::COMMANDS.contains(&name) && name != "reload";
+    let is_known = super::topics::COMMANDS.contains(&name);
     if is_known && !text.trim_start().starts_with('{') {
         return reject(Why::Schema, format!("expected an object, {}", example(name)), None);
     }
@@ -168,7 +174,7 @@ pub fn parse(message: &Message<'_>) -> Result<Request, Rejection> {
             serde_json::from_str(text).map(|Thresholds { id, enter, exit }| (id, Command::Thresholds { enter, exit }))
         }
         "language" => serde_json::from_str(text).map(|Language { id, lang }| (id, Command::Language(lang))),
-        "reload" => return reject(Why::Unsupported, "reload: not supported by this build".into(), id),
+        "reload" => serde_json::from_str(text).map(|Reload { id }| (id, Command::Reload)),
         _ => {
             let known = super::topics::COMMANDS.join(", ");
             let name: String = name.chars().take(NAME_CHARS_MAX).collect();
@@ -183,7 +189,7 @@ pub fn parse(message: &Message<'_>) -> Result<Request, Rejection> {
     };
     let word = match &command {
         Command::Choose { class: word } | Command::Mute { source: word, .. } | Command::Language(word) => word,
-        Command::Text(_) | Command::Thresholds { .. } => "",
+        Command::Text(_) | Command::Thresholds { .. } | Command::Reload => "",
     };
     if word.chars().count() > NAME_CHARS_MAX {
         return reject(Why::Schema, format!("a name of more than {NAME_CHARS_MAX} characters"), id);
@@ -198,6 +204,7 @@ fn example(name: &str) -> &'static str {
         "choice" => r#"{"class":"desk_3"}"#,
         "mute" => r#"{"source":"mic","muted":true}"#,
         "thresholds" => r#"{"enter":0.7,"exit":0.45}"#,
+        "reload" => "{}",
         _ => r#"{"lang":"en"}"#,
     }
 }
@@ -277,7 +284,10 @@ mod tests {
             ("thresholds", br#"{"enter":1e400}"#, Err(("schema", "number out of range"))),
             ("thresholds", br#"{"enter":NaN}"#, Err(("schema", "expected value"))),
             ("language", br#"{"lang":"zh"}"#, Ok(Command::Language("zh".into()))),
-            ("reload", b"", Err(("unsupported", "reload: not supported by this build"))),
+            ("reload", b"{}", Ok(Command::Reload)),
+            ("reload", br#"{"id":"7"}"#, Ok(Command::Reload)),
+            ("reload", b"", Err(("schema", "expected an object, {}"))),
+            ("reload", br#"{"file":"x"}"#, Err(("schema", "unknown field `file`"))),
             ("sing", b"{}", Err(("unsupported", "there is no command \"sing\"; known commands: text, choice"))),
         ];
         let wrong: Vec<String> = rows.into_iter().filter_map(|(n, p, e)| check(n, p, e).err()).collect();

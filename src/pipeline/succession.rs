@@ -1,0 +1,136 @@
+//! One pipeline takes the place of another between two windows, while a run goes on.
+//!
+//! What was captured stays: windows of sound and series that are half full, and the last input of every modality, which the new models encode
+//! again. So no window is lost where a modality's preprocessing is the same in both bundles; where it differs, its window begins anew.
+//! What observers were told at the start stays true: a pipeline that says something else of itself cannot succeed.
+
+use std::sync::Arc;
+
+use log::warn;
+
+use super::Pipeline;
+use crate::decide::advice::Catalogue;
+use crate::infer::Encoder as _;
+use crate::signal::{Event, ModalityState};
+use crate::time::Micros;
+
+/// How a modality does, as far as its models are to blame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Health {
+    /// It has a token that takes part.
+    Fresh,
+    /// It has none, and nobody expects one: muted, typed, its device is gone.
+    Idle,
+    /// Its device delivers or should, and it has none.
+    Ailing,
+}
+
+/// What observers are told at the start.
+impl Pipeline {
+    /// `name@version` of the bundle.
+    #[must_use]
+    pub fn bundle(&self) -> &Arc<str> {
+        &self.bundle_id
+    }
+
+    /// Name of every modality, of its source, and whether it is typed.
+    pub fn inputs(&self) -> impl Iterator<Item = (&Arc<str>, &Arc<str>, bool)> {
+        self.stages.iter().map(|s| (&s.name, &s.source, s.is_text()))
+    }
+
+    /// The advice catalogue, if the bundle has one.
+    #[must_use]
+    pub fn catalogue(&self) -> Option<&Catalogue> {
+        self.catalogue.as_ref().map(|(catalogue, _)| catalogue)
+    }
+}
+
+impl Pipeline {
+    /// Whether it can take the place of `other` while a run goes on: what observers were told at the start has to stay true.
+    ///
+    /// # Errors
+    /// What differs.
+    pub fn can_succeed(&self, other: &Pipeline) -> Result<(), String> {
+        if self.labels != other.labels {
+            return Err("the classes differ".into());
+        }
+        let inputs = |p: &Pipeline| p.inputs().map(|(n, s, t)| (n.clone(), s.clone(), t)).collect::<Vec<_>>();
+        if inputs(self) != inputs(other) {
+            return Err("the modalities differ".into());
+        }
+        if self.policy.none() != other.policy.none() {
+            return Err("the class that means nobody differs".into());
+        }
+        Ok(())
+    }
+
+    /// Takes the place of `old` at `now`, and what it has captured; `old` may take it back in the same way. Thresholds that were set by
+    /// command are forgotten, the language stays if the catalogue has it.
+    ///
+    /// # Panics
+    /// If [`Pipeline::can_succeed`] was not asked.
+    pub fn succeed(&mut self, old: &mut Pipeline, now: Micros, events: &mut Vec<Event>) {
+        assert_eq!(self.stages.len(), old.stages.len(), "can_succeed compares the modalities");
+        for (stage, before) in self.stages.iter_mut().zip(&mut old.stages) {
+            (stage.is_muted, stage.is_hushed, stage.told) = (before.is_muted, before.is_hushed, before.told);
+            (stage.divisor, stage.turn) = (before.divisor, before.turn);
+            (stage.counters, stage.fault) = (before.counters, before.fault.clone());
+            stage.last_error = None;
+            stage.encoder.reset_state();
+            let is_same = stage.preprocessing == before.preprocessing;
+            stage.has_token = is_same && before.has_token;
+            stage.last_run = before.last_run.filter(|_| is_same);
+            if !is_same {
+                continue;
+            }
+            std::mem::swap(&mut stage.preprocessor, &mut before.preprocessor);
+            std::mem::swap(&mut stage.input, &mut before.input);
+            if stage.has_token
+                && let Err(error) = stage.encoder.encode(&stage.input, before.embedding.t, &mut stage.embedding)
+            {
+                warn!("{}: {error}", stage.name);
+                stage.counters.errors += 1;
+                (stage.has_token, stage.last_error) = (false, Some(error.to_string().into()));
+            }
+        }
+        self.next_seq = old.next_seq;
+        self.last_step = old.last_step;
+        self.known_states.clone_from(&old.known_states);
+        self.fusion_errors = old.fusion_errors;
+        self.state = old.state.clone();
+        self.meter.clone_from(&old.meter);
+        self.tape = old.tape.take();
+        if let (Some((catalogue, lang)), Some((before, tag))) = (&mut self.catalogue, &old.catalogue)
+            && let Ok(same) = catalogue.language(before.tag(*tag))
+        {
+            *lang = same;
+        }
+        self.step(now, events);
+    }
+
+    /// How every modality does at `now`, in the order of the tokens; `expected` are those that did before.
+    pub fn health(&self, now: Micros, expected: impl Fn(usize) -> bool) -> impl Iterator<Item = (&Arc<str>, Health)> {
+        self.stages.iter().enumerate().map(move |(i, stage)| {
+            let is_excused = stage.is_text() || stage.left_out().is_some() || stage.fault.is_some();
+            let health = match stage.state(now) {
+                ModalityState::Ok => Health::Fresh,
+                _ if stage.last_error.is_some() && stage.fault.is_none() => Health::Ailing,
+                _ if is_excused || !expected(i) => Health::Idle,
+                _ => Health::Ailing,
+            };
+            (&stage.name, health)
+        })
+    }
+
+    /// When the tokens were last fused, or would have been.
+    #[must_use]
+    pub fn last_decided(&self) -> Option<Micros> {
+        self.last_step
+    }
+
+    /// Whether its calls are being recorded.
+    #[must_use]
+    pub fn is_recorded(&self) -> bool {
+        self.tape.is_some()
+    }
+}
