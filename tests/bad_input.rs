@@ -218,7 +218,7 @@ fn devices_that_cannot_be_used_say_what_to_do() {
             "output without a device",
             &["run", "--config", &output],
             2,
-            &["[[output]] and [indicator] follow devices"],
+            &["[[output]], [indicator] and [privacy.mute] follow devices"],
         ),
         check(
             "devices at full speed",
