@@ -6,7 +6,8 @@
 # Prints the path of the binary. Takes the toolchain's own target where it is installed (`rustup target add
 # aarch64-unknown-linux-gnu`), else Debian's packaged compiler; as root it installs the packages that are missing.
 # ATTENDANT_FEATURES are what is built in (v4l,alsa,gpio,web,mqtt), ATTENDANT_PROFILE the profile (release), ATTENDANT_CARGO more arguments
-# for cargo. A release has the same bytes wherever it is built (deploy/reproducible.sh): no path of this machine is in it. With ATTENDANT_TESTS=1 the library's unit tests are built instead, and it is their path that is printed.
+# for cargo. A release has the same bytes wherever it is built (deploy/reproducible.sh): no path of this machine is in it. With
+# ATTENDANT_TESTS=1 the library's unit tests are built instead, and it is their path that is printed.
 set -eu
 cd "$(dirname "$0")/.."
 
