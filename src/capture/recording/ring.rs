@@ -1,8 +1,8 @@
 //! The last minute before a decision: a run is written into short segments, of which only the newest stay, and a decision keeps what they
 //! hold as a recording of its own.
 //!
-//! Segments and kept recordings together never take more than their bound on disk: the oldest go first, and are counted. Segments that a
-//! power cut has left become a kept recording at the next start. No thread and no clock: time is that of the calls.
+//! Segments and kept recordings each have half of the bound on disk: the oldest go first, and are counted. Files that the ring has not
+//! made stay. Segments that a power cut has left become a kept recording at the next start. No thread and no clock: time is that of the calls.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fs;
@@ -20,6 +20,9 @@ use super::writer::{RecordingWriter, WriteError};
 /// Segments that the time kept is divided into: what is written beyond it is no more than one of them.
 const SEGMENTS: u64 = 6;
 
+/// What the names of kept recordings begin with: others of the folder are somebody's own.
+const KEPT: &str = "kept-";
+
 /// Folder of the segments, inside that of the kept recordings.
 const SEGMENTS_DIR: &str = ".ring";
 
@@ -34,7 +37,7 @@ const LEAD_IN_MAX: Micros = Micros::from_ms(30_000);
 pub struct RingSpec {
     /// Time before a decision.
     pub length: Micros,
-    /// Bytes on disk, segments and kept recordings together.
+    /// Bytes of messages on disk, segments and kept recordings together; the files' indices come on top.
     pub bytes_max: u64,
 }
 
@@ -94,7 +97,8 @@ impl Ring {
             found.sort();
             Ok(found)
         };
-        let kept: VecDeque<(PathBuf, u64)> = files(dir)?.into();
+        let mut kept: VecDeque<(PathBuf, u64)> = files(dir)?.into();
+        kept.retain(|(path, _)| number(path).is_some());
         let next_kept = kept.iter().filter_map(|(path, _)| number(path)).max().map_or(1, |n| n + 1);
         let mut ring = Ring {
             dir: dir.to_owned(),
@@ -112,13 +116,17 @@ impl Ring {
         if !left.is_empty() {
             let segment = |(path, bytes)| Segment { path, bytes, first: Micros::ZERO, last: Micros::ZERO };
             ring.segments = left.into_iter().map(segment).collect();
-            match ring.keep("cut-off", Micros::ZERO) {
+            let skip = |error: PartError| match error {
+                PartError::Write(_) => Err(error),
+                // what the segment holds before the damage is kept
+                _ => Ok(warn!("{error}; it was left by a run that was cut off")),
+            };
+            match ring.copy("cut-off", Micros::ZERO, skip) {
                 Ok(path) => info!("{}: kept what a run that was cut off has left: {path:?}", dir.display()),
                 Err(PartError::Write(error)) => return Err(error),
-                // what was kept up to the damage stays
-                Err(error) => warn!("{}: {error}; what a run that was cut off has left ends there", dir.display()),
+                Err(error) => unreachable!("skipped: {error}"),
             }
-            ring.segments.drain(..).try_for_each(|s| fs::remove_file(&s.path).map_err(failed(&s.path)))?;
+            ring.segments.drain(..).try_for_each(|s| remove(&s.path))?;
         }
         Ok(ring)
     }
@@ -128,8 +136,8 @@ impl Ring {
     /// # Errors
     /// [`PartError`]; the ring is of no more use then.
     pub fn take(&mut self, group: GroupRef<'_>, class: Option<&str>) -> Result<Option<PathBuf>, PartError> {
-        let full = self.segments.back().is_none_or(|s| group.now - s.first >= Micros(self.spec.length.0 / SEGMENTS));
-        if full || self.writer.is_none() {
+        let (length, bytes) = (Micros(self.spec.length.0 / SEGMENTS), self.spec.bytes_max / 2 / SEGMENTS);
+        if self.segments.back().is_none_or(|s| group.now - s.first >= length || s.bytes >= bytes) {
             self.next_segment(group.now)?;
         }
         self.held.note(group);
@@ -142,7 +150,7 @@ impl Ring {
         self.forget(group.now)?;
         let Some(class) = class else { return Ok(None) };
         self.save()?;
-        self.keep(class, Micros(group.now.0.saturating_sub(self.spec.length.0)))
+        self.copy(class, Micros(group.now.0.saturating_sub(self.spec.length.0)), Err)
     }
 
     fn next_segment(&mut self, now: Micros) -> Result<(), WriteError> {
@@ -175,53 +183,37 @@ impl Ring {
         Ok(())
     }
 
-    /// Copies what the segments hold from `from` on into a recording of its own.
-    fn keep(&mut self, class: &str, from: Micros) -> Result<Option<PathBuf>, PartError> {
+    /// Copies what the segments hold from `from` on into a recording of its own. `damaged` says whether to go on with the next segment.
+    fn copy(
+        &mut self,
+        class: &str,
+        from: Micros,
+        damaged: impl Fn(PartError) -> Result<(), PartError>,
+    ) -> Result<Option<PathBuf>, PartError> {
+        self.make_room(self.segments.iter().map(|s| s.bytes).sum())?;
         let word: String = class.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }).collect();
-        let path = self.dir.join(format!("{:06}-{word}.mcap", self.next_kept));
-        let mut held = Held::default();
-        let mut out: Option<RecordingWriter> = None;
-        for segment in &self.segments {
-            let mut groups = Groups::new(Recording::open(&segment.path)?, true);
-            let mut n = 0;
-            while let Some(group) = groups.next_group()? {
-                // what holds is repeated at the start of every segment: news only where nothing came before
-                n += 1;
-                let is_repeated = n <= held_calls(groups.about());
-                if group.now < from || is_repeated {
-                    held.note(group.as_ref());
-                    continue;
-                }
-                if out.is_none() {
-                    let mut about = groups.about().clone();
-                    about.remove(HELD_CALLS);
-                    if group.holds.as_deref() != Some("start") {
-                        let lead_in = Micros(self.spec.length.0 / 2).min(LEAD_IN_MAX);
-                        about.insert(COMPARED_FROM_US.into(), (group.now + lead_in).0.to_string());
-                    }
-                    let mut writer = RecordingWriter::create(&path, &about)?;
-                    held.write(&mut writer)?;
-                    out = Some(writer);
-                }
-                let writer = out.as_mut().expect("opened above");
-                group.messages.iter().try_for_each(|m| writer.write(m))?;
-            }
-        }
-        let Some(writer) = out else { return Ok(None) };
-        writer.finish()?;
+        let path = self.dir.join(format!("{KEPT}{:06}-{word}.mcap", self.next_kept));
         self.next_kept += 1;
+        let mut part = Part { path: &path, from, length: self.spec.length, held: Held::default(), out: None };
+        for segment in &self.segments {
+            part.take(&segment.path).or_else(&damaged)?;
+        }
+        let Some(writer) = part.out else { return Ok(None) };
+        writer.finish()?;
         self.counts.kept += 1;
         let bytes = fs::metadata(&path).map_or(0, |m| m.len());
         self.kept.push_back((path.clone(), bytes));
-        self.make_room()?;
         Ok(Some(path))
     }
 
-    /// Removes the oldest kept recordings, but not the newest.
-    fn make_room(&mut self) -> Result<(), WriteError> {
-        while self.kept.len() > 1 && self.kept.iter().map(|(_, bytes)| bytes).sum::<u64>() > self.spec.bytes_max / 2 {
-            let (path, _) = self.kept.pop_front().expect("more than one");
+    /// Removes the oldest kept recordings, until there is room for one of `bytes`.
+    fn make_room(&mut self, bytes: u64) -> Result<(), WriteError> {
+        let mut taken: u64 = self.kept.iter().map(|(_, bytes)| bytes).sum();
+        while taken + bytes > self.spec.bytes_max / 2
+            && let Some((path, bytes)) = self.kept.pop_front()
+        {
             remove(&path)?;
+            taken -= bytes;
             self.counts.removed += 1;
         }
         Ok(())
@@ -253,12 +245,53 @@ impl Ring {
     }
 }
 
+/// A kept recording in the making.
+struct Part<'a> {
+    path: &'a Path,
+    from: Micros,
+    length: Micros,
+    held: Held,
+    out: Option<RecordingWriter>,
+}
+
+impl Part<'_> {
+    /// Appends what the segment at `path` holds.
+    fn take(&mut self, path: &Path) -> Result<(), PartError> {
+        let mut groups = Groups::new(Recording::open(path)?, true);
+        let mut n = 0;
+        while let Some(group) = groups.next_group()? {
+            // what holds is repeated at the start of every segment: news only where nothing came before
+            n += 1;
+            if group.now < self.from || n <= held_calls(groups.about()) {
+                self.held.note(group.as_ref());
+                continue;
+            }
+            let writer = match &mut self.out {
+                Some(writer) => writer,
+                None => {
+                    let mut about = groups.about().clone();
+                    about.remove(HELD_CALLS);
+                    if group.holds.as_deref() != Some("start") {
+                        let lead_in = Micros(self.length.0 / 2).min(LEAD_IN_MAX);
+                        about.insert(COMPARED_FROM_US.into(), (group.now + lead_in).0.to_string());
+                    }
+                    let mut writer = RecordingWriter::create(self.path, &about)?;
+                    self.held.write(&mut writer)?;
+                    self.out.insert(writer)
+                }
+            };
+            group.messages.iter().try_for_each(|m| writer.write(m))?;
+        }
+        Ok(())
+    }
+}
+
 fn held_calls(about: &BTreeMap<String, String>) -> usize {
     about.get(HELD_CALLS).and_then(|n| n.parse().ok()).unwrap_or(0)
 }
 
 fn number(path: &Path) -> Option<u64> {
-    path.file_stem()?.to_str()?.split('-').next()?.parse().ok()
+    path.file_stem()?.to_str()?.strip_prefix(KEPT)?.split('-').next()?.parse().ok()
 }
 
 fn remove(path: &Path) -> Result<(), WriteError> {
@@ -323,7 +356,7 @@ mod tests {
         tick(&mut ring, 2..1000);
         assert!(files(&dir.path().join(SEGMENTS_DIR)).len() <= SEGMENTS as usize + 2);
         let kept = ring.take(group(1000, CallKind::Tick).as_ref(), Some("desk 3")).unwrap().unwrap();
-        assert_eq!(kept.file_name().unwrap(), "000001-desk_3.mcap");
+        assert_eq!(kept.file_name().unwrap(), "kept-000001-desk_3.mcap");
         let calls = calls(&kept);
         assert_eq!(calls[0].call, CallKind::Start);
         assert_eq!(calls[1].call, chinese);
@@ -333,7 +366,7 @@ mod tests {
         assert_eq!(survey.about[COMPARED_FROM_US], "970000000");
         assert_eq!((&*survey.about["board"], survey.about.get(HELD_CALLS)), ("host", None));
         assert_eq!(ring.finish().unwrap(), RingCounts { kept: 1, removed: 0 });
-        assert_eq!(files(dir.path()), ["000001-desk_3.mcap"]);
+        assert_eq!(files(dir.path()), ["kept-000001-desk_3.mcap"]);
     }
 
     #[test]
@@ -350,18 +383,41 @@ mod tests {
     #[test]
     fn the_oldest_make_room_and_are_counted() {
         let dir = tempfile::tempdir().unwrap();
+        // older than any that is kept, and not the ring's
+        fs::write(dir.path().join("2024-my-own.mcap"), [0; 30_000]).unwrap();
         let mut ring = open(dir.path(), 40_000);
         ring.take(group(0, CallKind::Start).as_ref(), None).unwrap();
         for s in 1..20 {
             tick(&mut ring, s * 100..s * 100 + 99);
             ring.take(group(s * 100 + 99, CallKind::Tick).as_ref(), Some("desk_3")).unwrap().unwrap();
         }
-        let left = files(dir.path()).into_iter().filter(|name| name.ends_with(".mcap")).collect::<Vec<_>>();
-        assert_eq!(left.last().unwrap(), "000019-desk_3.mcap");
+        assert!(files(dir.path()).contains(&"2024-my-own.mcap".into()));
+        let left = files(dir.path()).into_iter().filter(|name| name.starts_with(KEPT)).collect::<Vec<_>>();
+        assert_eq!(left.last().unwrap(), "kept-000019-desk_3.mcap");
         let bytes: u64 = left.iter().map(|name| fs::metadata(dir.path().join(name)).unwrap().len()).sum();
         assert!(bytes <= 20_000, "{bytes}");
         let counts = ring.finish().unwrap();
         assert_eq!((counts.kept, counts.removed), (19, 19 - left.len() as u64));
+    }
+
+    #[test]
+    fn a_second_that_is_larger_than_the_bound_does_not_stay() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut ring = open(dir.path(), 1 << 20);
+        ring.take(group(0, CallKind::Start).as_ref(), None).unwrap();
+        let bytes = |of: &Path| -> u64 {
+            let entries = fs::read_dir(of).unwrap().map(|e| e.unwrap().metadata().unwrap());
+            entries.filter(|m| m.is_file()).map(|m| m.len()).sum()
+        };
+        let mut tick = group(1, CallKind::Tick);
+        let mut picture = Message { topic: "/camera".into(), ..Message::default() };
+        (picture.schema, picture.body) = (Some(Schema::RawImage), vec![0; 20_000]);
+        tick.messages.insert(0, picture);
+        for i in 0..200 {
+            ring.take(tick.as_ref(), (i % 50 == 49).then_some("desk_3")).unwrap();
+            assert!(bytes(&dir.path().join(SEGMENTS_DIR)) < 620_000, "{i}");
+            assert!(bytes(dir.path()) < 620_000, "{i}");
+        }
     }
 
     #[test]
@@ -373,16 +429,17 @@ mod tests {
         ring.save().unwrap();
         // a cut: nothing is ended, nothing is removed
         std::mem::forget(ring);
-        let torn = dir.path().join(SEGMENTS_DIR).join("00000099.mcap");
-        fs::write(&torn, b"\x89MCAP0\r\n").unwrap();
+        let torn = |name: &str, bytes: &[u8]| fs::write(dir.path().join(SEGMENTS_DIR).join(name), bytes).unwrap();
+        torn("00000000a.mcap", b"no recording");
+        torn("00000099.mcap", b"\x89MCAP0\r\n");
         let mut ring = open(dir.path(), 1 << 20);
-        let calls = calls(&dir.path().join("000001-cut_off.mcap"));
+        let calls = calls(&dir.path().join("kept-000001-cut_off.mcap"));
         assert_eq!(calls[0].call, CallKind::Start);
         assert_eq!(calls.last().unwrap().now_us, Micros::from_ms(99_000));
         assert!(calls.is_sorted_by_key(|c| c.now_us) && calls.len() >= 61, "{}", calls.len());
         // the next run counts on
         ring.take(group(0, CallKind::Start).as_ref(), None).unwrap();
         let kept = ring.take(group(1, CallKind::Tick).as_ref(), Some("desk_0")).unwrap().unwrap();
-        assert_eq!(kept.file_name().unwrap(), "000002-desk_0.mcap");
+        assert_eq!(kept.file_name().unwrap(), "kept-000002-desk_0.mcap");
     }
 }
