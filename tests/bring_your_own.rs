@@ -3,6 +3,8 @@
 //!
 //! What onnxruntime makes of the latter comes from `tests/bring_your_own.py`.
 
+mod common;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -12,6 +14,7 @@ use attendant::bundle::Bundle;
 use attendant::pipeline::{Options, Pipeline};
 use attendant::signal::{AudioBlock, Event, EventKind, Found, Sample, SampleIdx};
 use attendant::time::Micros;
+use common::theirs;
 use serde_json::{Value, json};
 
 fn data(file: &str) -> PathBuf {
@@ -362,18 +365,6 @@ fn a_foreign_model_is_linted_with_the_next_step() {
         let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
         assert!(output.status.code() == Some(code) && said.contains(expect), "{args:?}: {:?}\n{said}", output.status);
     }
-}
-
-/// A file of the folder of models that nobody here made, if it is there.
-fn theirs(file: &str) -> Option<PathBuf> {
-    let beside = concat!(env!("CARGO_MANIFEST_DIR"), "/../shared/third-party");
-    let dir = std::env::var_os("ATTENDANT_MODELS").unwrap_or_else(|| beside.into());
-    let path = PathBuf::from(dir).join(file);
-    if !path.is_file() {
-        println!("skipped: {} is not there; ATTENDANT_MODELS names the folder", path.display());
-        return None;
-    }
-    Some(path)
 }
 
 fn near(found: &Value, expect: &[f64], tolerance: f64) {

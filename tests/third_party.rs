@@ -4,23 +4,12 @@
 //!
 //! What onnxruntime makes of them comes from `tests/third_party.py`; inputs are `sin(i / 100)`.
 
-use std::path::PathBuf;
+mod common;
 
 use attendant::config::manifest::StateSpec;
 use attendant::infer::{Dtype, InputFact, Model, Precision, inspect};
 use attendant::signal::Tensor;
-
-/// Where the models are, if they are.
-fn model(file: &str) -> Option<PathBuf> {
-    let beside = concat!(env!("CARGO_MANIFEST_DIR"), "/../shared/third-party");
-    let dir = std::env::var_os("ATTENDANT_MODELS").unwrap_or_else(|| beside.into());
-    let path = PathBuf::from(dir).join(file);
-    if !path.is_file() {
-        println!("skipped: {} is not there; ATTENDANT_MODELS names the folder", path.display());
-        return None;
-    }
-    Some(path)
-}
+use common::theirs;
 
 fn waves(shape: &[usize]) -> Tensor {
     let mut tensor = Tensor::zeros_f32(shape);
@@ -31,7 +20,7 @@ fn waves(shape: &[usize]) -> Tensor {
 
 /// Outputs on waves: for each, where the largest value is and what, and the mean.
 fn check(file: &str, shape: &[usize], tolerance: f64, expect: &[(usize, f64, f64)]) {
-    let Some(path) = model(file) else { return };
+    let Some(path) = theirs(file) else { return };
     let mut model = Model::load(&path, &[InputFact { name: None, dtype: Dtype::F32, shape }]).unwrap();
     let mut outputs = model.new_outputs();
     model.run(&[&waves(shape)], &mut outputs).unwrap();
@@ -58,7 +47,7 @@ fn check(file: &str, shape: &[usize], tolerance: f64, expect: &[(usize, f64, f64
 fn a_classifier_that_onnxruntime_quantized_agrees_and_is_one_island() {
     // the step of its output
     check("mobilenet_v2_quant.onnx", &[1, 3, 224, 224], 0.1004, &[(905, 8.530_045, 0.000_903)]);
-    let Some(path) = model("mobilenet_v2_quant.onnx") else { return };
+    let Some(path) = theirs("mobilenet_v2_quant.onnx") else { return };
     let inspection = inspect(&path).unwrap();
     assert_eq!(inspection.plan.get("Int8Island"), Some(&1), "{:?}", inspection.plan);
     let convolutions = inspection.nodes.iter().filter(|n| n.op == "QLinearConv");
@@ -98,7 +87,7 @@ fn detectors_agree() {
 fn voice_activity_keeps_its_state_from_window_to_window() {
     const WINDOW: usize = 512;
     const CONTEXT: usize = 64;
-    let (Some(path), Some(wav)) = (model("silero_vad_16k_op15.onnx"), model("silero_test.wav")) else { return };
+    let (Some(path), Some(wav)) = (theirs("silero_vad_16k_op15.onnx"), theirs("silero_test.wav")) else { return };
     let (samples, rate_hz) = attendant::capture::wav::read_clip(&wav).unwrap();
     assert_eq!(rate_hz, 16_000);
     let shape = [1, CONTEXT + WINDOW];

@@ -549,7 +549,7 @@ fn keys_are_made_and_sign() {
     reader(&dir.path().join("b"), "1.0.0");
     fs::write(at("password"), "correct horse\n").unwrap();
     let (bundle, file) = (at("b"), at("x.attendant"));
-    let rows: &[(&[&str], i32, &str)] = &[
+    let rows: &[Row<'_>] = &[
         (&["bundle", "keygen", &at("k.key")], 2, "--no-password"),
         (&["bundle", "keygen", &at("k.key"), "--no-password"], 0, "[trust]"),
         (&["bundle", "keygen", &at("k.key"), "--no-password"], 5, "k.key"),
@@ -560,14 +560,7 @@ fn keys_are_made_and_sign() {
         (&["bundle", "sign", &file, "--key", &at("k.key"), "--password-file", &at("password")], 7, "refused (key)"),
         (&["bundle", "sign", &file, "--key", &at("nothing")], 4, "nothing"),
     ];
-    let mut wrong = Vec::new();
-    for (args, code, piece) in rows {
-        let (found, out, err) = attendant(args);
-        if found != Some(*code) || !format!("{out}{err}").contains(piece) {
-            wrong.push(format!("{args:?}: {found:?}, expected {code} and {piece:?}: {out}{err}"));
-        }
-    }
-    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    check(rows);
     use std::os::unix::fs::PermissionsExt as _;
     assert_eq!(fs::metadata(at("k.key")).unwrap().permissions().mode() & 0o777, 0o600);
 }
@@ -636,6 +629,21 @@ fn a_running_program_takes_a_tested_bundle_when_it_is_signalled() {
     drop(program);
     let store = Store::open(&at("state"), keys.trust()).unwrap();
     assert_eq!((store.state().counter, store.state().trial_starts), (2, None));
+}
+
+/// Arguments, exit code, and a piece of what is said.
+type Row<'a> = (&'a [&'a str], i32, &'a str);
+
+/// Runs every row, in order, and tells of all that are wrong.
+fn check(rows: &[Row<'_>]) {
+    let mut wrong = Vec::new();
+    for (args, code, piece) in rows {
+        let (found, out, err) = attendant(args);
+        if found != Some(*code) || !format!("{out}{err}").contains(piece) {
+            wrong.push(format!("{args:?}: {found:?}, expected {code} and {piece:?}: {out}{err}"));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
 fn attendant(args: &[&str]) -> (Option<i32>, String, String) {
@@ -724,7 +732,7 @@ fn the_commands_say_what_they_did_and_refuse_with_their_code() {
     let manifest = Packed::open(fs::File::open(&file).unwrap(), &Trust::anything()).unwrap().manifest_bytes;
     let text = minisign::sign(None, &keys.pair.sk, Cursor::new(manifest), None, None).unwrap().into_string();
     fs::write(at("m.minisig"), text).unwrap();
-    let rows: &[(&[&str], i32, &str)] = &[
+    let rows: &[Row<'_>] = &[
         (&["bundle", "sign", &file, "--signature", &at("m.minisig")], 0, "7 parts"),
         (&["bundle", "verify", &file, "--public-key", &key], 0, "signed with key 0"),
         (&["bundle", "verify", &file], 0, "no key was given"),
@@ -754,14 +762,7 @@ fn the_commands_say_what_they_did_and_refuse_with_their_code() {
         ),
         (&["bundle", "status", "--state-dir", &state, "--public-key", &key], 0, "on trial"),
     ];
-    let mut wrong = Vec::new();
-    for (args, code, piece) in rows {
-        let (found, out, err) = attendant(args);
-        if found != Some(*code) || !format!("{out}{err}").contains(piece) {
-            wrong.push(format!("{args:?}: {found:?}, expected {code} and {piece:?}: {out}{err}"));
-        }
-    }
-    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    check(rows);
     // a run takes what is installed, and nothing that is not signed where signatures are asked for
     let config = at("attendant.toml");
     fs::write(&config, format!("[trust]\nkeys = [\"{key}\"]\n[update]\nstate_dir = {state:?}\n")).unwrap();

@@ -22,6 +22,19 @@ fn id_of(file: &[u8]) -> String {
     packed.manifest.id(&packed.manifest_bytes)
 }
 
+/// A disk on which 1.0.0 has proven itself and 1.1.0, whose folder is returned, has yet to.
+fn on_trial() -> (Keys, FakeDisk, String) {
+    let keys = make::keys(None).unwrap();
+    let disk = FakeDisk::default();
+    update(&disk, &keys, &bundle("1.0.0", 1, &keys)).unwrap();
+    let second = bundle("1.1.0", 2, &keys);
+    let mut store = open(&disk, &keys).unwrap();
+    let id = store.install(&second[..], "tiny").unwrap().id;
+    store.switch(&id).unwrap();
+    drop(store);
+    (keys, disk, id)
+}
+
 /// Installs `file` and lets it prove itself.
 fn update(disk: &FakeDisk, keys: &Keys, file: &[u8]) -> Result<(), Refused> {
     let mut store = open(disk, keys)?;
@@ -126,14 +139,7 @@ fn a_power_cut_while_a_bundle_is_given_up_leaves_one_of_the_two() {
 
 #[test]
 fn a_bundle_that_never_proves_itself_is_given_up_after_its_starts() {
-    let keys = make::keys(None).unwrap();
-    let disk = FakeDisk::default();
-    update(&disk, &keys, &bundle("1.0.0", 1, &keys)).unwrap();
-    let second = bundle("1.1.0", 2, &keys);
-    let mut store = open(&disk, &keys).unwrap();
-    let id = store.install(&second[..], "tiny").unwrap().id;
-    store.switch(&id).unwrap();
-    drop(store);
+    let (keys, disk, id) = on_trial();
     for _ in 0..TRIAL_STARTS_MAX {
         let (version, store) = runs(&disk, &keys);
         assert_eq!((version.as_str(), store.state().trial_starts.is_some()), ("1.1.0", true));
@@ -143,7 +149,11 @@ fn a_bundle_that_never_proves_itself_is_given_up_after_its_starts() {
     let (given_up, refused) = chosen.given_up.unwrap();
     assert_eq!((given_up, refused.why), (id.clone(), Why::Reverted));
     assert!(store.state().current.as_ref().is_some_and(|id| id.starts_with("1.0.0-")) && !chosen.is_on_trial);
-    assert_eq!(store.install(&second[..], "tiny").unwrap_err().why, Why::Reverted, "it is not tried again");
+    assert_eq!(
+        store.install(&bundle("1.1.0", 2, &keys)[..], "tiny").unwrap_err().why,
+        Why::Reverted,
+        "it is not tried again"
+    );
     let third = bundle("1.1.1", 2, &keys);
     store.install(&third[..], "tiny").expect("another one of the same counter is");
 }
@@ -235,14 +245,7 @@ fn nothing_older_than_what_was_proven_is_taken() {
 
 #[test]
 fn a_damaged_or_foreign_installation_is_not_run() {
-    let keys = make::keys(None).unwrap();
-    let disk = FakeDisk::default();
-    update(&disk, &keys, &bundle("1.0.0", 1, &keys)).unwrap();
-    let second = bundle("1.1.0", 2, &keys);
-    let mut store = open(&disk, &keys).unwrap();
-    let id = store.install(&second[..], "tiny").unwrap().id;
-    store.switch(&id).unwrap();
-    drop(store);
+    let (keys, disk, id) = on_trial();
     let path = dir().join(BUNDLES).join(&id);
     type Break = fn(&FakeDisk, &Path);
     let cases: &[(&str, Break, Why)] = &[

@@ -119,7 +119,10 @@ impl Ring {
             let skip = |error: PartError| match error {
                 PartError::Write(_) => Err(error),
                 // what the segment holds before the damage is kept
-                _ => Ok(warn!("{error}; it was left by a run that was cut off")),
+                PartError::Read(_) | PartError::Empty { .. } => {
+                    warn!("{error}; it was left by a run that was cut off");
+                    Ok(())
+                }
             };
             match ring.copy("cut-off", Micros::ZERO, skip) {
                 Ok(path) => info!("{}: kept what a run that was cut off has left: {path:?}", dir.display()),
