@@ -7,7 +7,7 @@
 # aarch64-unknown-linux-gnu`), else Debian's packaged compiler; as root it installs the packages that are missing.
 # ATTENDANT_FEATURES are what is built in (v4l,alsa,gpio,web,mqtt), ATTENDANT_PROFILE the profile (release), ATTENDANT_CARGO more arguments
 # for cargo. A release has the same bytes wherever it is built (deploy/reproducible.sh): no path of this machine is in it. With
-# ATTENDANT_TESTS=1 the library's unit tests are built instead, and it is their path that is printed.
+# ATTENDANT_TESTS=PACKAGE the unit tests of that package are built instead, and it is their path that is printed.
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -38,7 +38,7 @@ built() {
     # shellcheck disable=SC2086
     set -- "$@" ${ATTENDANT_CARGO:-}
     if [ -n "${ATTENDANT_TESTS:-}" ]; then
-        cargo test --locked --no-run --lib --profile "$profile" --features "$features" --message-format json "$@" |
+        cargo test --locked --no-run --lib --package "$ATTENDANT_TESTS" --profile "$profile" --message-format json "$@" |
             sed -n 's/.*"executable":"\([^"]*\)".*/\1/p' | tail -n 1
     else
         cargo build --locked --profile "$profile" --features "$features" "$@" >&2

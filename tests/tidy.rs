@@ -25,7 +25,7 @@ const BINARY: &[&str] = &["src/main.rs", "src/cli/"];
 
 /// What only some files may say, outside test code: (text, files that may, why).
 const ONLY_HERE: &[(&str, &[&str], &str)] = &[
-    ("tract_", &["src/infer/"], "one place changes when the engine does"),
+    ("tract_", &["src/infer/", "quant/src/"], "one place changes when the engine does"),
     ("Instant::now", &["src/time.rs"], "time is an argument, so that everything runs in a test without sleeping"),
     ("SystemTime", &[], "events carry monotonic time; calendars belong to the reader"),
     ("thread::spawn", &["src/supervise"], "threads are started, named, restarted and counted in one place"),
@@ -53,7 +53,7 @@ const ONLY_HERE: &[(&str, &[&str], &str)] = &[
 
 /// Files that may contain `unsafe`: int8 kernels, drivers, the counting allocators of a test and of benches.
 const UNSAFE_FILES: &[&str] = &[
-    "src/infer/quant/kernel/",
+    "quant/src/kernel/",
     "src/capture/v4l2.rs",
     "src/capture/alsa.rs",
     // a signal's context, and calls that no library wraps because they have to fail
@@ -445,8 +445,8 @@ fn each_thing_is_named_in_its_place_only() {
 fn unsafe_code_is_explained_and_in_its_place() {
     let block = format!("let x = {UNSAFE} {{ f() }};\n");
     check(unsafe_code, "src/fuse.rs", &format!("// SAFETY: checked\n{block}"), &["unsafe code belongs"]);
-    check(unsafe_code, "src/infer/quant/kernel/k.rs", &block, &["without a `// SAFETY:`"]);
-    check(unsafe_code, "src/infer/quant/kernel/k.rs", &format!("// SAFETY: checked\n{block}"), &[]);
+    check(unsafe_code, "quant/src/kernel/k.rs", &block, &["without a `// SAFETY:`"]);
+    check(unsafe_code, "quant/src/kernel/k.rs", &format!("// SAFETY: checked\n{block}"), &[]);
     check(unsafe_code, "src/fuse.rs", &format!("pub {UNSAFE} fn f() {{}}\n"), &["unsafe code belongs"]);
     check(unsafe_code, "src/fuse.rs", &format!("#![deny({UNSAFE}_op_in_{UNSAFE}_fn)]\n// {UNSAFE} {{\n"), &[]);
 }

@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::Path;
 
+use attendant_quant::{Island, Report};
 use serde::Serialize;
 use tract_core::plan::SimpleState;
 use tract_onnx::pb::tensor_shape_proto::dimension;
@@ -22,8 +23,6 @@ use super::model::{
     read,
 };
 use super::onnx;
-use super::quant::island::Island;
-use super::quant::rewrite::Report;
 
 /// Everything `attendant inspect` says about one model.
 #[derive(Clone, Debug, Serialize)]

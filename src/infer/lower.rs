@@ -2,7 +2,7 @@
 //! `QuantizeLinear`, before the graph is parsed.
 //!
 //! onnxruntime's quantizer writes the same network in either form; here both become one, which
-//! [`super::quant::rewrite`] then turns into integer operators. The standard's `QLinearConv` and `QLinearMatMul`, and
+//! [`attendant_quant::rewrite`] then turns into integer operators. The standard's `QLinearConv` and `QLinearMatMul`, and
 //! those of the domain `com.microsoft`, are covered; a variant that is not (channels last) is left as it is, and the
 //! check of operators names it.
 

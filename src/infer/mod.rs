@@ -16,8 +16,6 @@ mod model;
 #[cfg(test)]
 mod node_tests;
 mod onnx;
-pub(crate) mod quant;
-
 pub use encoder::{Encoder, OnnxEncoder};
 pub use error::{InferError, InferErrorKind};
 pub use inspect::{
@@ -32,5 +30,5 @@ pub use model::{Dtype, InputFact, Model, OutputInfo, StepTime};
 /// # Errors
 /// [`InferError::Cpu`].
 pub fn kernel_tier() -> Result<String, InferError> {
-    quant::tier::Tier::current().map(|tier| tier.to_string()).map_err(|e| InferError::Cpu { reason: e.to_string() })
+    attendant_quant::Tier::current().map(|tier| tier.to_string()).map_err(|e| InferError::Cpu { reason: e.to_string() })
 }

@@ -8,6 +8,7 @@ use std::path::Path;
 use std::sync::{Arc, Once};
 
 use tract_core::ops::cast::cast;
+use attendant_quant::{Island, Report, Tier};
 use tract_core::plan::SimpleState;
 use tract_onnx::pb::{self, ModelProto, tensor_shape_proto, type_proto};
 use tract_onnx::tract_hir::internal::{
@@ -16,10 +17,7 @@ use tract_onnx::tract_hir::internal::{
 };
 
 use super::error::InferError;
-use super::quant::island::Island;
-use super::quant::rewrite::Report;
-use super::quant::tier::Tier;
-use super::{branches, onnx, quant};
+use super::{branches, onnx};
 use crate::config::manifest::{ConstantSpec, StateSpec};
 use crate::metrics::EngineScope;
 use crate::signal::{MAX_RANK, Shape, Tensor, TensorData};
@@ -747,10 +745,8 @@ pub(super) fn build(mut proto: ModelProto, inputs: &[FixedInput]) -> TractResult
         parsed.model.set_input_fact(ix, InferenceFact::dt_shape(input.dtype.to_tract(), &input.shape))?;
     }
     let typed = parsed.model.into_typed()?;
-    let tier = Tier::current()?;
-    let (mut typed, report) = quant::rewrite::rewrite(typed, &|graph| Ok(Box::new(Island::new(graph, tier)?)))?;
-    quant::depthwise_f32::rewrite(&mut typed, tier)?;
-    quant::reset_recurrence_every_run(&mut typed);
+    let (mut typed, report) = attendant_quant::rewrite(typed, Tier::current()?)?;
+    attendant_quant::reset_recurrence_every_run(&mut typed);
     widen_outputs(&mut typed)?;
     let mut infos = Ok(Vec::new());
     for (ix, name) in output_names.iter().enumerate() {

@@ -5,6 +5,7 @@
 
 use std::path::Path;
 
+use attendant_quant::Tier;
 use tract_core::ops::konst::Const;
 use tract_onnx::pb::{ModelProto, TensorProto};
 use tract_onnx::tract_hir::internal::{
@@ -13,9 +14,6 @@ use tract_onnx::tract_hir::internal::{
 };
 
 use super::onnx;
-use super::quant::island::Island;
-use super::quant::rewrite::rewrite;
-use super::quant::tier::Tier;
 
 /// Types that no part of this engine computes with.
 const REFUSED: [&str; 8] = [
@@ -57,8 +55,7 @@ fn run(proto: &ModelProto, given: &[(String, Tensor)]) -> TractResult<TVec<Tenso
     for (ix, tensor) in inputs.iter().enumerate() {
         model.set_input_fact(ix, InferenceFact::dt_shape(tensor.datum_type(), tensor.shape()))?;
     }
-    let tier = Tier::current()?;
-    let (model, _) = rewrite(model.into_typed()?, &|graph| Ok(Box::new(Island::new(graph, tier)?)))?;
+    let (model, _) = attendant_quant::rewrite(model.into_typed()?, Tier::current()?)?;
     let mut state = model.into_optimized()?.into_runnable()?.spawn()?;
     let outputs = state.run(inputs.into_iter().map(IntoTValue::into_tvalue).collect())?;
     Ok(outputs.into_iter().map(IntoTensor::into_tensor).collect())

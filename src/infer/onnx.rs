@@ -1,20 +1,19 @@
-//! The ONNX importer: tract's, with the operators that quantize wired to [`super::quant`].
+//! The ONNX importer: tract's, with the operators that quantize wired to [`attendant_quant`].
 //!
 //! Everything quantized reaches the typed model in one form: `QuantizeLinear` and `DequantizeLinear` around ordinary
 //! operators ([`super::lower`] has made the others so), and weights as int8 constants behind a
 //! [`DequantizeConstant`]. What the int8 operators cannot take, two-byte integers, blocks, an activation with a scale
 //! per channel, or parameters that are computed, runs in plain loops.
 
+use attendant_quant::{
+    Affine, Dequantize, DequantizeConstant, DynamicQuantize, IntType, LayerNorm, LinearAtRunTime, Quantize,
+};
 use tract_core::ops::cast::cast;
 use tract_core::ops::element_wise::ElementWiseOp;
 use tract_onnx::model::{Onnx, ParsingContext};
 use tract_onnx::pb::{ModelProto, NodeProto};
 use tract_onnx::tract_hir::internal::*;
 
-use super::quant::constant::DequantizeConstant;
-use super::quant::linear::LinearAtRunTime;
-use super::quant::real::{DynamicQuantize, LayerNorm};
-use super::quant::{Affine, Dequantize, IntType, Quantize};
 use super::{fold, lower};
 
 /// tract's importer with this crate's operators.

@@ -39,7 +39,13 @@ def demo(share, replay):
     wanted = entered(json.loads(line) for line in open(replay, encoding="utf-8") if line.startswith("{"))
     print("in the guest:", " ".join(live) or "nothing")
     print("in the replay:", " ".join(wanted) or "nothing")
-    return bool(wanted) and live == wanted
+    good = bool(wanted) and live == wanted
+    here = Path(share) / "replay-here.jsonl"
+    if here.exists():
+        replayed = entered(json.loads(line) for line in open(here, encoding="utf-8") if line.startswith("{"))
+        print("the recording, replayed on this machine:", " ".join(replayed) or "nothing")
+        good &= replayed == live
+    return good
 
 
 def faults(share):

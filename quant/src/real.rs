@@ -7,11 +7,11 @@ use super::{Affine, kernel};
 
 /// ONNX `LayerNormalization` over the last axes from `axis` on; inputs: data, gain and, if there are three, bias.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct LayerNorm {
+pub struct LayerNorm {
     /// First axis of those that are normalized together.
-    pub(crate) axis: usize,
+    pub axis: usize,
     /// Added to the variance.
-    pub(crate) epsilon: f32,
+    pub epsilon: f32,
 }
 
 impl Eq for LayerNorm {}
@@ -65,7 +65,7 @@ impl TypedOp for LayerNorm {
 
 /// ONNX `DynamicQuantizeLinear`: u8 values, and the scale and zero point it chose, as scalars.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct DynamicQuantize;
+pub struct DynamicQuantize;
 
 impl Op for DynamicQuantize {
     fn name(&self) -> StaticName {

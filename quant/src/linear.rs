@@ -5,13 +5,13 @@ use tract_core::internal::*;
 
 /// Inputs: data, scale and, if there are three, zero point.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct LinearAtRunTime {
+pub struct LinearAtRunTime {
     /// Integer type to quantize to; None: dequantizes.
-    pub(crate) to: Option<DatumType>,
+    pub to: Option<DatumType>,
     /// Where scales go, if there is more than one; negative: from the last.
-    pub(crate) axis: i64,
+    pub axis: i64,
     /// Elements along the axis that share a scale; 0: no blocks.
-    pub(crate) block_size: usize,
+    pub block_size: usize,
 }
 
 /// How many scales there are along the axis, and where an element's is.

@@ -100,7 +100,7 @@ macro_rules! widened {
     ($(#[$doc:meta])* $vis:vis fn $name:ident($($arg:ident: $ty:ty),* $(,)?) $body:block) => {
         $(#[$doc])*
         #[allow(clippy::too_many_arguments)]
-        $vis fn $name(tier: $crate::infer::quant::tier::Tier, $($arg: $ty),*) {
+        $vis fn $name(tier: $crate::tier::Tier, $($arg: $ty),*) {
             #[inline(always)]
             #[allow(clippy::too_many_arguments)]
             fn body($($arg: $ty),*) $body

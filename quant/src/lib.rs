@@ -1,34 +1,43 @@
-//! Quantized networks inside tract.
+//! Quantized ONNX networks inside tract, on integer kernels.
 //!
-//! The importer ([`super`]) brings every quantized operator into one form: [`Quantize`] and [`Dequantize`] around tract's
-//! ordinary operators, weights behind a [`constant::DequantizeConstant`]. [`rewrite`] finds the regions that compute on int8
-//! values and describes each as a [`graph::Graph`]; [`plan`] packs its weights and lays out its memory; [`island`] is the
-//! operator that tract runs. What is not rewritten runs tract's f32 operators on the same values: there a `QuantizeLinear`
-//! that feeds a `DequantizeLinear` of the same parameters becomes one [`FakeQuant`].
+//! An importer brings every quantized operator into one form: [`Quantize`] and [`Dequantize`] around tract's ordinary
+//! operators, weights behind a [`DequantizeConstant`]. [`rewrite`] finds the regions that compute on int8 values and
+//! describes each as a graph; the plan packs its weights and lays out its memory; an [`Island`] is the operator that tract
+//! runs. What is not rewritten runs tract's f32 operators on the same values: there a `QuantizeLinear` that feeds a
+//! `DequantizeLinear` of the same parameters becomes one operator that rounds.
 //!
-//! Depends on tract-core only.
+//! Depends on tract-core only, and is a package of its own for two reasons: any user of tract can take it, and it is built
+//! for speed where the program around it is built for size.
 
 #[cfg(test)]
-pub(crate) mod by_reference;
-pub(crate) mod constant;
-pub(crate) mod depthwise_f32;
-pub(crate) mod graph;
-pub(crate) mod island;
-pub(crate) mod kernel;
-pub(crate) mod linear;
-pub(crate) mod plan;
-pub(crate) mod real;
+mod by_reference;
+mod constant;
+mod depthwise_f32;
+mod graph;
+mod island;
+mod kernel;
+mod linear;
+mod plan;
+mod real;
 #[cfg(test)]
-pub(crate) mod reference;
-pub(crate) mod rewrite;
-pub(crate) mod tier;
+mod reference;
+mod rewriter;
+mod tier;
+
+pub use constant::DequantizeConstant;
+pub use island::{ClockNs, Island, Measured};
+pub use linear::LinearAtRunTime;
+pub use plan::StepInfo;
+pub use real::{DynamicQuantize, LayerNorm};
+pub use rewriter::{IslandReport, Report};
+pub use tier::Tier;
 
 use tract_core::internal::*;
 use tract_core::ops::element_wise::ElementWiseOp;
 
 /// Integer type of a quantized tensor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum IntType {
+pub enum IntType {
     /// -128 ..= 127
     I8,
     /// 0 ..= 255
@@ -37,7 +46,7 @@ pub(crate) enum IntType {
 
 impl IntType {
     /// The integer type tract calls `dt`, if it is one of the two.
-    pub(crate) fn of(dt: DatumType) -> Option<Self> {
+    pub fn of(dt: DatumType) -> Option<Self> {
         match dt {
             DatumType::I8 => Some(IntType::I8),
             DatumType::U8 => Some(IntType::U8),
@@ -45,7 +54,8 @@ impl IntType {
         }
     }
 
-    pub(crate) fn datum_type(self) -> DatumType {
+    /// As tract calls it.
+    pub fn datum_type(self) -> DatumType {
         match self {
             IntType::I8 => DatumType::I8,
             IntType::U8 => DatumType::U8,
@@ -64,7 +74,7 @@ impl IntType {
 /// Per-tensor affine quantization: `x = (q - zero_point) * scale`, `q = saturate(round_half_even(x / scale) + zero_point)`
 /// (ONNX operators `QuantizeLinear` and `DequantizeLinear`, opset 13).
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) struct Affine {
+pub struct Affine {
     scale: f32,
     zero_point: i32,
     int: IntType,
@@ -73,9 +83,11 @@ pub(crate) struct Affine {
 impl Eq for Affine {}
 
 impl Affine {
+    /// Parameters of a tensor: the scale, the integer that stands for 0, and the integer type.
+    ///
     /// # Errors
     /// If the scale is not a positive finite number, or the zero point does not fit the integer type.
-    pub(crate) fn new(scale: f32, zero_point: i32, int: IntType) -> TractResult<Self> {
+    pub fn new(scale: f32, zero_point: i32, int: IntType) -> TractResult<Self> {
         let (lo, hi) = int.range();
         ensure!(scale.is_finite() && scale > 0.0, "quantization scale is {scale}, expected a positive number");
         ensure!((lo..=hi).contains(&zero_point), "zero point is {zero_point}, expected {lo} to {hi}");
@@ -86,7 +98,7 @@ impl Affine {
     ///
     /// # Errors
     /// `x` holds an infinity.
-    pub(crate) fn dynamic(x: &[f32]) -> TractResult<Self> {
+    pub fn dynamic(x: &[f32]) -> TractResult<Self> {
         Affine::of_range(x.iter().copied().fold(0f32, f32::min), x.iter().copied().fold(0f32, f32::max))
     }
 
@@ -95,7 +107,7 @@ impl Affine {
     ///
     /// # Errors
     /// The range is not finite.
-    pub(crate) fn of_range(lo: f32, hi: f32) -> TractResult<Self> {
+    pub fn of_range(lo: f32, hi: f32) -> TractResult<Self> {
         ensure!((hi - lo).is_finite(), "values from {lo} to {hi} cannot be quantized by their range");
         let scale = if lo == hi { 1.0 } else { (hi - lo) / 255.0 };
         let zero_point = (-lo / scale).round_ties_even().clamp(0.0, 255.0);
@@ -115,7 +127,7 @@ impl Affine {
 
 /// f32 to int8, per tensor.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Quantize(pub(crate) Affine);
+pub struct Quantize(pub Affine);
 
 impl ElementWiseMiniOp for Quantize {
     fn name(&self) -> String {
@@ -142,9 +154,9 @@ impl ElementWiseMiniOp for Quantize {
     }
 }
 
-/// int8 to f32, per tensor. Next to a [`Quantize`] of the same parameters it becomes a [`FakeQuant`].
+/// int8 to f32, per tensor. Next to a [`Quantize`] of the same parameters the two become one operator.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Dequantize(pub(crate) Affine);
+pub struct Dequantize(pub Affine);
 
 impl ElementWiseMiniOp for Dequantize {
     fn name(&self) -> String {
@@ -219,9 +231,20 @@ fn mini<M: ElementWiseMiniOp>(node: &TypedNode) -> Option<&M> {
     node.op_as::<ElementWiseOp>().and_then(|op| op.0.downcast_ref::<M>())
 }
 
+/// Rewrites `model`, as it is typed and before tract declutters it: regions of int8 values become one [`Island`] each, and on
+/// x86 depthwise convolutions in f32 become channel-last ones. Input shapes should be fixed; what has none stays as it is.
+///
+/// # Errors
+/// The model contradicts itself, or the CPU has not the tier.
+pub fn rewrite(model: TypedModel, tier: Tier) -> TractResult<(TypedModel, Report)> {
+    let (mut model, report) = rewriter::rewrite(model, &|graph| Ok(Box::new(Island::new(graph, tier)?)))?;
+    depthwise_f32::rewrite(&mut model, tier)?;
+    Ok((model, report))
+}
+
 /// Starts every run of a recurrent operator at its `initial_h`, as ONNX says. tract by default carries the hidden state
 /// from one run to the next, which makes a window depend on the one before it.
-pub(crate) fn reset_recurrence_every_run(model: &mut TypedModel) {
+pub fn reset_recurrence_every_run(model: &mut TypedModel) {
     for node in model.nodes_mut() {
         if let Some(gru) = node.op_as_mut::<tract_core::ops::gru_seq::GruSeq>() {
             gru.reset_every_turn = true;

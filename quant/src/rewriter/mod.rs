@@ -23,18 +23,18 @@ use super::graph::Graph;
 
 /// What the rewriter did, for `inspect` and `bench`.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Report {
+pub struct Report {
     /// In the order of the plan.
-    pub(crate) islands: Vec<IslandReport>,
+    pub islands: Vec<IslandReport>,
     /// Nodes of the typed model that stay tract's, with why where a product could have been int8.
-    pub(crate) left: BTreeMap<String, Option<String>>,
+    pub left: BTreeMap<String, Option<String>>,
 }
 
 /// One island.
 #[derive(Clone, Debug)]
-pub(crate) struct IslandReport {
+pub struct IslandReport {
     /// Name of the model's node and operator, for each step.
-    pub(crate) steps: Vec<(String, String)>,
+    pub steps: Vec<(String, String)>,
 }
 
 /// Makes the operator that computes a graph, or says why it cannot.

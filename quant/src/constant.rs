@@ -11,29 +11,31 @@ use super::{Affine, IntType};
 
 /// `(q - zero_point) * scale` of a constant i8, u8 or i32, with one scale or one per index of `axis`.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct DequantizeConstant {
+pub struct DequantizeConstant {
     /// One, or one per index of `axis`.
-    pub(crate) scale: Vec<f32>,
+    pub scale: Vec<f32>,
     /// As many as scales.
-    pub(crate) zero_point: Vec<i32>,
+    pub zero_point: Vec<i32>,
     /// Where scales go, if there is more than one.
-    pub(crate) axis: usize,
+    pub axis: usize,
 }
 
 impl Eq for DequantizeConstant {}
 
 impl DequantizeConstant {
     /// The parameters, if one pair is for all of an int8 tensor.
-    pub(crate) fn per_tensor(&self, dt: DatumType) -> Option<Affine> {
+    pub fn per_tensor(&self, dt: DatumType) -> Option<Affine> {
         match (&self.scale[..], &self.zero_point[..]) {
             ([scale], [zero_point]) => Affine::new(*scale, *zero_point, IntType::of(dt)?).ok(),
             _ => None,
         }
     }
 
+    /// The reals of `q`, in its shape.
+    ///
     /// # Errors
     /// The tensor is none of i8, u8 and i32, or has another number of indices along the axis.
-    pub(crate) fn dequantized(&self, q: &Tensor) -> TractResult<Tensor> {
+    pub fn dequantized(&self, q: &Tensor) -> TractResult<Tensor> {
         let run = if self.scale.len() == 1 {
             q.len()
         } else {

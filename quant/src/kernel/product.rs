@@ -437,7 +437,7 @@ pub(super) type Kernel = unsafe fn(&Rows<'_>, (usize, usize), &Block, *mut u8);
 macro_rules! kernels {
     ($(#[$doc:meta])* $name:ident, $tile:ty $(, $features:literal)?) => {
         $(#[$doc])*
-        pub(super) fn $name(lanes: usize, is_wide: bool) -> $crate::infer::quant::kernel::product::Kernel {
+        pub(super) fn $name(lanes: usize, is_wide: bool) -> $crate::kernel::product::Kernel {
             $(#[target_feature(enable = $features)])?
             unsafe fn run<const V: usize, const WIDE: bool>(
                 rows: &Rows<'_>,

@@ -1,6 +1,6 @@
 //! What an integer island computes, before kernels, layouts and memory are chosen.
 //!
-//! The rewriter ([`super::rewrite`]) makes a [`Graph`] of every region of a typed model that quantization parameters
+//! The rewriter ([`super::rewriter`]) makes a [`Graph`] of every region of a typed model that quantization parameters
 //! surround; the planner ([`super::plan`]) turns it into packed weights, a memory plan and a list of kernel calls. The
 //! formulas below are the contract: the slow interpreter ([`super::reference`]) and every kernel tier give the same bits;
 //! of Softmax, LayerNorm and Gelu only the tiers do, and the interpreter is within 2e-5 or one step.
