@@ -38,8 +38,9 @@ built() {
     # shellcheck disable=SC2086
     set -- "$@" ${ATTENDANT_CARGO:-}
     if [ -n "${ATTENDANT_TESTS:-}" ]; then
-        cargo test --locked --no-run --lib --package "$ATTENDANT_TESTS" --profile "$profile" --message-format json "$@" |
-            sed -n 's/.*"executable":"\([^"]*\)".*/\1/p' | tail -n 1
+        # of both packages, so that what they depend on is one build
+        cargo test --locked --no-run --lib --profile "$profile" --features "$features" --message-format json "$@" |
+            sed -n "/\"name\":\"$(echo "$ATTENDANT_TESTS" | tr - _)\"/s/.*\"executable\":\"\([^\"]*\)\".*/\1/p" | tail -n 1
     else
         cargo build --locked --profile "$profile" --features "$features" "$@" >&2
         echo "$out/$folder/attendant"
