@@ -1,4 +1,4 @@
-"""Judges what a guest wrote: check.py demo|faults|watchdog SHARE [REPLAY.jsonl]. Exit code 1 if it is not as it has to be."""
+"""Judges what a guest wrote: check.py demo|faults|watchdog|package|soak SHARE [REPLAY.jsonl]. Exit code 1 if it is not as it has to be."""
 
 import json
 import re
@@ -100,8 +100,40 @@ def watchdog(share):
     return "atchdog" in text and starts >= 3
 
 
+def slope(pairs):
+    """Least squares, per hour, of (milliseconds, value)."""
+    mean_t, mean_y = (sum(column) / len(pairs) for column in zip(*pairs, strict=True))
+    spread = sum((t - mean_t) ** 2 for t, _ in pairs)
+    return 3.6e6 * sum((t - mean_t) * (y - mean_y) for t, y in pairs) / spread if spread else 0.0
+
+
+def soak(share):
+    """After a tenth of the time for warming up: one process, no more descriptors or threads, memory within 1 MB an hour."""
+    lines = [line.split() for line in (Path(share) / "samples.txt").read_text().splitlines()]
+    gone = [line for line in lines if len(line) != 6]
+    samples = [[int(x) for x in line] for line in lines if len(line) == 6]
+    settled = samples[len(samples) // 10 :]
+    restarts = int((Path(share) / "restarts.txt").read_text())
+    print(f"{(samples[-1][0] - samples[0][0]) / 60000:.0f} minutes, {len(samples)} samples, {len(gone)} without a process, {restarts} restarts")
+    for i, name, unit in ((2, "memory", "kB"), (3, "descriptors", ""), (4, "threads", ""), (5, "journal", "kB")):
+        values = [s[i] for s in settled]
+        per_hour = slope([(s[0], s[i]) for s in settled])
+        print(f"{name:<12} first {values[0]} last {values[-1]} {unit}, at most {max(values)}, slope {per_hour:+.1f} {unit} an hour")
+    memory_kb = slope([(s[0], s[2]) for s in settled])
+    flat = all(max(s[i] for s in settled) <= settled[0][i] for i in (3, 4))
+    one_process = len({s[1] for s in samples}) == 1 and not gone and restarts == 0
+    return one_process and flat and memory_kb <= 1024 and len(settled) >= 5
+
+
+def package(share):
+    """The guest has checked; it says what was not as it should be."""
+    wrong = [line for line in (Path(share) / "console.txt").read_text(errors="replace").splitlines() if "NOT OK" in line]
+    status = Path(share) / "status"
+    return not wrong and status.exists() and status.read_text().strip() == "0"
+
+
 if __name__ == "__main__":
     test, arguments = sys.argv[1], sys.argv[2:]
-    passed = {"demo": demo, "faults": faults, "watchdog": watchdog}[test](*arguments)
+    passed = {"demo": demo, "faults": faults, "watchdog": watchdog, "package": package, "soak": soak}[test](*arguments)
     print(f"{test}: {'passed' if passed else 'FAILED'}")
     sys.exit(0 if passed else 1)
