@@ -5,17 +5,15 @@
 //! the tensor's size. Called once a frame by the pipeline, `eval` and the tensor export. It does not rotate, undistort
 //! or expose.
 
+use attendant_pixels::MAX_IMAGE_SIDE;
+use attendant_pixels::jpeg::{self, JpegError};
+use attendant_pixels::resize::{Axis, Component, Plane, Resizer, Span};
 use log::debug;
 
 use crate::config::manifest::{Color, ImageSpec, Layout, Resize, Roi};
 use crate::signal::{Frame, PixelFormat, Placement, Tensor};
 
-use super::jpeg::library;
-use super::resize::{Axis, Component, Plane, Resizer, Span};
-use super::{PreprocessError, f32_elements, jpeg};
-
-/// Largest side of a frame, and of an image tensor, in pixels.
-pub const MAX_IMAGE_SIDE: u32 = 8192;
+use super::{PreprocessError, f32_elements};
 
 /// Frames to image tensors. One per encoder: it keeps the resampling plan of the frames it sees.
 #[derive(Debug)]
@@ -190,13 +188,13 @@ impl ImagePreprocessor {
             let Some(Plan { resampler: Some(resampler), rows, columns, .. }) = &mut self.plan else { return Ok(()) };
             let pixels = rows.out_len() * columns.out_len();
             self.planes.resize(pixels * 3, 0.0);
-            self.luma.run(data, &header, resampler, &mut self.planes[..pixels])?;
+            self.luma.run(data, &header, resampler, &mut self.planes[..pixels]).map_err(unusable)?;
             self.finish(f32_elements(out, &self.shape));
             return Ok(());
         }
         // The buffer is taken out for the call, so that the decoded picture can be lent beside `self`.
         let mut buffer = std::mem::take(&mut self.decoded);
-        let result = library::decode(data, gray, &mut buffer).and_then(|d| {
+        let result = jpeg::decode(data, gray, &mut buffer).map_err(unusable).and_then(|d| {
             let samples = if d.channels == 1 { Samples::Gray } else { Samples::Rgb };
             let plane = Plane { data: d.data, stride: d.width * d.channels };
             self.run_raw(samples, d.width, d.height, plane, Origin::Library, out)
@@ -327,6 +325,10 @@ fn rgb_of_yuv(y: f32, cb: f32, cr: f32) -> [f32; 3] {
     let b = y + 2.0 * (1.0 - kb) * cb;
     let g = y - (2.0 * kr * (1.0 - kr) * cr + 2.0 * kb * (1.0 - kb) * cb) / kg;
     [r, g, b].map(|v| v.clamp(0.0, 255.0))
+}
+
+fn unusable(e: JpegError) -> PreprocessError {
+    PreprocessError::Sample(e.to_string())
 }
 
 /// Whether the bytes hold the picture that the header promises.

@@ -11,16 +11,15 @@
 
 mod audio;
 mod image;
-mod jpeg;
 mod mel;
 mod resample;
-mod resize;
 mod series;
 mod text;
 mod wordpiece;
 
 pub use audio::AudioPreprocessor;
-pub use image::{ImagePreprocessor, JpegDecoding, MAX_IMAGE_SIDE};
+pub use attendant_pixels::MAX_IMAGE_SIDE;
+pub use image::{ImagePreprocessor, JpegDecoding};
 pub use series::SeriesPreprocessor;
 pub use text::{TextPreprocessor, decode_lossy};
 

@@ -9,7 +9,7 @@
 use std::f64::consts::PI;
 use std::ops::Range;
 
-use crate::preprocess::resize::Axis;
+use crate::resize::Axis;
 
 use super::scan::{BlockRow, MARGIN, Want};
 
@@ -112,7 +112,7 @@ impl BlockAxis {
 
 /// The two passes for pictures of one size.
 #[derive(Debug)]
-pub(in crate::preprocess) struct Resampler {
+pub struct Resampler {
     want: Want,
     rows: BlockAxis,
     columns: BlockAxis,

@@ -4,7 +4,7 @@
 //! samples, all components in one scan, the first of them luminance at the full resolution. Anything else, damaged
 //! segments too, is left to the library, which decodes it or says what is wrong with it.
 
-use crate::preprocess::image::MAX_IMAGE_SIDE;
+use crate::MAX_IMAGE_SIDE;
 
 use super::huffman::{Class, Definition, Table};
 use super::standard;
@@ -25,17 +25,19 @@ const MCU_BLOCKS_MAX: usize = 10;
 
 /// A picture whose luminance can be decoded.
 #[derive(Debug)]
-pub(in crate::preprocess) struct Header {
+pub struct Header {
+    /// In pixels.
     pub width: usize,
+    /// In pixels.
     pub height: usize,
     /// Luminance first, then what is skipped.
     pub(super) components: heapless::Vec<Component, 3>,
     /// Quantization of luminance, in zigzag order.
     pub(super) quantization: [u16; 64],
     /// MCUs from one restart marker to the next; 0: there are none.
-    pub restart_interval: usize,
+    pub(super) restart_interval: usize,
     /// Byte at which the entropy-coded data begins.
-    pub scan: usize,
+    pub(super) scan: usize,
 }
 
 /// One component of an MCU.

@@ -1,7 +1,7 @@
 //! The luminance decoder against the library, on whole and on damaged files.
 
 use super::*;
-use crate::preprocess::resize::{Axis, Component, Plane, Resizer, Span};
+use crate::resize::{Axis, Component, Plane, Resizer, Span};
 
 macro_rules! golden {
     ($($name:literal),*) => { &[$(($name, include_bytes!(concat!("../../../tests/golden/jpeg/", $name)))),*] };

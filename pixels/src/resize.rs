@@ -14,8 +14,10 @@ const LANES: usize = 8;
 
 /// A stretch of one axis of a picture, in pixels; may begin and end inside a pixel.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct Span {
+pub struct Span {
+    /// Where it begins.
     pub start: f64,
+    /// How long it is.
     pub len: f64,
 }
 
@@ -23,7 +25,7 @@ pub(super) struct Span {
 ///
 /// Weights of one output sum to exactly one, and only pixels of the span take part.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Axis {
+pub struct Axis {
     /// First source pixel that takes part at all; `first` counts from here.
     lo: usize,
     /// One past the last source pixel that takes part.
@@ -89,7 +91,7 @@ impl Axis {
 
 /// One colour component among the interleaved bytes of a row.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Component<'a> {
+pub struct Component<'a> {
     /// Byte of its first sample in a row.
     pub offset: usize,
     /// Bytes from one sample to the next.
@@ -100,14 +102,16 @@ pub(super) struct Component<'a> {
 
 /// Interleaved bytes, `stride` from row to row.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Plane<'a> {
+pub struct Plane<'a> {
+    /// Row after row; bytes between rows are not read.
     pub data: &'a [u8],
+    /// Bytes from one row to the next.
     pub stride: usize,
 }
 
 /// The two passes, with their row buffers.
 #[derive(Debug, Default)]
-pub(super) struct Resizer {
+pub struct Resizer {
     row: Vec<i16>,
     lane: Vec<i16>,
 }

@@ -17,17 +17,16 @@
 mod bits;
 mod header;
 mod huffman;
-pub(super) mod library;
+mod library;
 mod resample;
 mod scan;
 mod standard;
 #[cfg(test)]
 mod tests;
 
-pub(super) use header::Header;
-pub(super) use resample::Resampler;
-
-use super::PreprocessError;
+pub use header::Header;
+pub use library::{Decoded, decode};
+pub use resample::Resampler;
 
 /// Pixels that one byte of a JPEG can stand for at most: every block of 8 x 8 needs at least one bit of luminance.
 const MAX_PIXELS_PER_BYTE: usize = 8 * 64;
@@ -37,8 +36,18 @@ fn can_hold(bytes: usize, width: usize, height: usize) -> bool {
     width * height <= bytes.saturating_mul(MAX_PIXELS_PER_BYTE)
 }
 
-fn damaged(data: &[u8], what: impl std::fmt::Display) -> PreprocessError {
-    PreprocessError::Sample(format!("jpeg of {} bytes: {what}; expected a whole JPEG", data.len()))
+/// A JPEG that is none, or not a whole one.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("jpeg of {bytes} bytes: {what}; expected a whole JPEG")]
+pub struct JpegError {
+    /// Bytes that were given.
+    bytes: usize,
+    /// What is wrong with them.
+    what: String,
+}
+
+fn damaged(data: &[u8], what: impl std::fmt::Display) -> JpegError {
+    JpegError { bytes: data.len(), what: what.to_string() }
 }
 
 /// What is wrong with entropy-coded data.
@@ -56,7 +65,7 @@ enum Damage {
 
 /// Decodes luminance, with its tables and buffers.
 #[derive(Debug, Default)]
-pub(super) struct LumaDecoder {
+pub struct LumaDecoder {
     tables: header::Tables,
     scan: bits::Scan,
     coefficients: scan::Coefficients,
@@ -71,14 +80,14 @@ impl LumaDecoder {
     /// Decodes the picture whose header was read last and resamples it into `out`, values in [0, 255].
     ///
     /// # Errors
-    /// [`PreprocessError::Sample`] for damaged data; `out` is then unspecified.
+    /// [`JpegError`] for damaged data; `out` is then unspecified.
     pub fn run(
         &mut self,
         data: &[u8],
         header: &Header,
         resampler: &mut Resampler,
         out: &mut [f32],
-    ) -> Result<(), PreprocessError> {
+    ) -> Result<(), JpegError> {
         let want = resampler.want().clone();
         let each = |row: scan::BlockRow<'_>| resampler.push(row, out);
         scan::read(data, header, &self.tables, &want, &mut self.scan, &mut self.coefficients, each)

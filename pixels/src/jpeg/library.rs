@@ -9,27 +9,32 @@ use zune_core::colorspace::ColorSpace;
 use zune_core::options::DecoderOptions;
 use zune_jpeg::JpegDecoder;
 
-use crate::preprocess::PreprocessError;
-use crate::preprocess::image::MAX_IMAGE_SIDE;
+use crate::MAX_IMAGE_SIDE;
 
-use super::{can_hold, damaged};
+use super::{JpegError, can_hold, damaged};
 
 /// A decoded JPEG: rows of `width * channels` bytes without padding.
 #[derive(Clone, Copy, Debug)]
-pub(in crate::preprocess) struct Decoded<'a> {
+pub struct Decoded<'a> {
+    /// In pixels.
     pub width: usize,
+    /// In pixels.
     pub height: usize,
     /// 1: full-range luminance; 3: R G B.
     pub channels: usize,
+    /// Row after row.
     pub data: &'a [u8],
 }
 
 /// Decodes `data` into `buffer`, which grows once to the size of the camera's frames.
-pub(in crate::preprocess) fn decode<'a>(
+///
+/// # Errors
+/// [`JpegError`] for what is no whole JPEG, or larger than [`MAX_IMAGE_SIDE`].
+pub fn decode<'a>(
     data: &[u8],
     want_gray: bool,
     buffer: &'a mut Vec<u8>,
-) -> Result<Decoded<'a>, PreprocessError> {
+) -> Result<Decoded<'a>, JpegError> {
     let bad = |e: zune_jpeg::errors::DecodeErrors| damaged(data, e);
     let side = MAX_IMAGE_SIDE as usize;
     let options = DecoderOptions::new_fast().set_strict_mode(true).set_max_width(side).set_max_height(side);
