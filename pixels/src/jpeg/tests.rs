@@ -173,7 +173,7 @@ fn other_pictures_are_left_to_the_library() {
 }
 
 /// Decodes to 5 x 5 what may be of any size.
-fn small(decoder: &mut LumaDecoder, jpeg: &[u8]) -> Option<Result<[f32; 25], PreprocessError>> {
+fn small(decoder: &mut LumaDecoder, jpeg: &[u8]) -> Option<Result<[f32; 25], JpegError>> {
     let header = decoder.header(jpeg)?;
     let axis = |len: usize| Axis::new(len, Span { start: 0.0, len: len as f64 }, 5);
     let mut out = [f32::NAN; 25];
