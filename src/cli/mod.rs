@@ -38,6 +38,7 @@ use attendant::emit::summary::Segment;
 use attendant::infer::InferError;
 use attendant::pipeline::PipelineError;
 use attendant::preprocess::PreprocessError;
+use attendant::supervise::update::THREAD;
 use attendant::supervise::PlayError;
 use clap::{CommandFactory as _, Parser, Subcommand};
 
@@ -225,7 +226,12 @@ pub fn logging(arguments: &Arguments) {
     };
     let mut builder = env_logger::Builder::new();
     // the engine's own logs speak to its developers
-    builder.filter_level(log::LevelFilter::Trace).filter_module("tract", log::LevelFilter::Error).format_target(false);
+    builder.filter_level(log::LevelFilter::Trace).filter_module("tract", log::LevelFilter::Error);
+    builder.format(|out, record| {
+        let style = out.default_level_style(record.level());
+        let whose = if is_new_bundle(record) { "new bundle: " } else { "" };
+        writeln!(out, "[{style}{:<5}{style:#}] {whose}{}", record.level(), record.args())
+    });
     if std::env::var_os("RUST_LOG").is_some() {
         builder.parse_default_env().init();
         return;
@@ -233,6 +239,12 @@ pub fn logging(arguments: &Arguments) {
     builder.init();
     // one gate, which a configuration file can move
     log::set_max_level(level);
+}
+
+/// Whether a line is of a bundle that is being loaded and tested: what its demo decides has been seen by no device.
+fn is_new_bundle(record: &log::Record<'_>) -> bool {
+    let is_pipeline = record.module_path().is_some_and(|module| module.starts_with("attendant::pipeline"));
+    is_pipeline && std::thread::current().name() == Some(THREAD)
 }
 
 /// Runs the command.

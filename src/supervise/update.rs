@@ -43,6 +43,9 @@ const NAP: Duration = Duration::from_millis(10);
 /// Files of the inbox that are looked at; more wait for the next time.
 const FILES_MAX: usize = 64;
 
+/// Name of the thread that verifies, tests and loads.
+pub const THREAD: &str = "update";
+
 /// The words of what happens, for notices and counters.
 const STEPS: [&str; 7] = ["installed", "swapped", "proven", "refused", "reverted", "restart", "failed"];
 
@@ -145,7 +148,7 @@ impl Updater {
             is_over: AtomicBool::new(false),
         });
         let mine = Arc::clone(&updates);
-        let thread = thread::Builder::new().name("update".into()).spawn(move || {
+        let thread = thread::Builder::new().name(THREAD.into()).spawn(move || {
             let is_busy = settings.is_on_trial;
             Worker { store, settings, clock, updates: mine, is_busy, seen: BTreeSet::new(), said: String::new() }
                 .work(&received);
