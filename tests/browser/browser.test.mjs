@@ -133,6 +133,7 @@ const STATES = {
   desks: { at: "desks", go: async (page) => page.click('[data-key="all_desks"]') },
   lost: { at: "desks", go: async () => fake.loseSensors() },
   type: { at: "type", go: async (page) => page.click("#open-type") },
+  notice: { at: "notice", go: async (page) => page.click("#open-notice") },
   starting: { at: "idle", go: async (page) => ((fake.ready = false), page.waitForSelector("#curtain:not([hidden])")) },
 };
 
@@ -501,6 +502,86 @@ test("a longest text is made to fit", forced, async () => {
   }
 });
 
+/** The page has read the state again: the server is asked every two seconds. */
+const stateRead = (page) => page.waitForResponse((r) => new URL(r.url()).pathname === "/api/state");
+
+test("visitors are told of being seen and heard, in their language", forced, async () => {
+  const { page, close } = await open();
+  await page.waitForSelector("#notice-line:not([hidden])");
+  assert.equal(await text(page, "#notice-line"), "A camera and a microphone are on. Nothing leaves this device.");
+  await page.click("#language");
+  assert.match(await text(page, "#notice-line"), /^摄像头/);
+  await page.click("#open-notice");
+  await scene(page, "notice");
+  assert.match(await text(page, "#notice-text"), /^摄像头/);
+  assert.match(await text(page, "#spoken"), /^摄像头/, "a screen reader says it");
+  await page.keyboard.press("Escape");
+  await scene(page, "idle");
+  assert.equal(await page.evaluate(() => document.documentElement.lang), "zh-Hans", "reading is no end of the visit");
+
+  // From a scene of a visit, and back into it; what is decided meanwhile comes first.
+  fake.ask("desk_3", "desk_8");
+  await scene(page, "ask");
+  await page.click("#open-notice");
+  await scene(page, "notice");
+  await page.click('[data-key="back"]');
+  await scene(page, "ask");
+  await page.click("#open-notice");
+  await scene(page, "notice");
+  fake.enter("desk_8");
+  await scene(page, "advice");
+  await page.click("#open-notice");
+  await scene(page, "notice");
+  fake.exit("desk_8");
+  await page.waitForTimeout(8500);
+  await scene(page, "notice");
+  await page.click('[data-key="back"]');
+  await scene(page, "idle");
+
+  // In no language of the page: told all the same, and marked as what it is.
+  fake.notice = { "fr-CA": "Une caméra est allumée.", empty: " " };
+  await page.waitForFunction(() => document.querySelector("#notice-line").lang === "fr-CA");
+  assert.equal(await text(page, "#notice-line"), "Une caméra est allumée.");
+  for (const none of [undefined, {}, "x"]) {
+    fake.notice = none;
+    await stateRead(page);
+    await page.waitForSelector("#notice-line", { state: "hidden" });
+    assert.equal(await page.locator("#open-notice").isVisible(), false);
+    fake.notice = { en: "On." };
+    await page.waitForSelector("#notice-line:not([hidden])");
+  }
+  await close();
+});
+
+test("a longest notice is whole, at every size and contrast", forced, async () => {
+  const longest = {
+    en: "This screen has a camera and a microphone. They look for the number you show and listen for the number you say. ".repeat(6).slice(0, 600),
+    zh: "本机装有摄像头和麦克风，用来识别您出示的号码和您说出的号码，任何内容都不会离开此设备。".repeat(15).slice(0, 600),
+  };
+  for (const size of Object.keys(SIZES)) {
+    const { page, close } = await open("/", { size });
+    fake.notice = longest;
+    for (const buttons of [[], ["#language"], ["#contrast"], ["#language", "#contrast"]]) {
+      const where = `${size} ${buttons.join(" ")}`;
+      await calm(page);
+      fake.notice = longest;
+      for (const button of buttons) await page.click(button);
+      const told = longest[buttons.includes("#language") ? "zh" : "en"];
+      await page.waitForFunction((t) => document.querySelector("#notice-line").textContent === t, told);
+      await settle(page);
+      assert.deepEqual(await misfits(page, TOUCH_PX_MIN), [], `idle ${where}`);
+      await page.click("#open-notice");
+      await scene(page, "notice");
+      await settle(page);
+      assert.deepEqual(await misfits(page, TOUCH_PX_MIN), [], where);
+      const px = await page.evaluate(() => parseFloat(getComputedStyle(document.querySelector("#notice-text")).fontSize));
+      assert.ok(px >= 14, `${where}: letters of ${px} px`);
+      await axe(page, where);
+    }
+    await close();
+  }
+});
+
 // How it looks
 
 for (const size of Object.keys(SIZES)) {
@@ -548,12 +629,12 @@ test("wishes of the device are kept: more contrast, less motion", forced, async 
 test("by keyboard: every scene has a focus that is seen, in reading order", forced, async () => {
   const { page, close } = await open();
   const order = [];
-  for (let i = 0; i < 4; i += 1) {
+  for (let i = 0; i < 5; i += 1) {
     await page.keyboard.press("Tab");
     order.push(await page.evaluate(() => document.activeElement.id || document.activeElement.dataset.key));
     assert.notEqual(await page.evaluate(() => getComputedStyle(document.activeElement).outlineStyle), "none");
   }
-  assert.deepEqual(order, ["contrast", "language", "open-type", "all_desks"]);
+  assert.deepEqual(order, ["open-notice", "contrast", "language", "open-type", "all_desks"]);
   await page.keyboard.press("Enter");
   await scene(page, "desks");
   assert.equal(await page.evaluate(() => document.activeElement.dataset.class), "desk_0");

@@ -26,6 +26,12 @@ const HEADERS = {
 };
 const TYPES = { ".html": "text/html; charset=utf-8", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml" };
 
+/** The notice of docs/config.md. */
+const NOTICE = {
+  en: "A camera and a microphone are on. Nothing leaves this device.",
+  zh: "摄像头和麦克风已开启。任何内容都不会离开此设备。",
+};
+
 const CLASSES = [...Array(10).keys()].map((n) => `desk_${n}`).concat("none");
 
 /** The catalogue of the shipped bundle. Reads only the shape in which that file is written: one table a line. */
@@ -81,6 +87,8 @@ export class Fake {
   token = null;
   lang = "en";
   visit = null;
+  /** What visitors are told of being seen and heard; undefined: the configuration has no notice. */
+  notice = NOTICE;
   sensors = { camera: true, mic: true };
   modalities = {
     card: { state: "ok", reason: "", age_ms: 60, source: "camera" },
@@ -204,7 +212,7 @@ export class Fake {
 
   /** Everything as it was at the start; nobody is there. */
   calm() {
-    Object.assign(this, { textStatus: 202, choiceStatus: 202, answers: true, ready: true, lang: "en", visit: null });
+    Object.assign(this, { textStatus: 202, choiceStatus: 202, answers: true, ready: true, lang: "en", visit: null, notice: NOTICE });
     Object.assign(this, { telemetryPatch: {}, towards: { none: 0.97 }, sensors: { camera: true, mic: true } });
     this.#weights = { card: 0, speech: 0, request: 0 };
     for (const c of CLASSES) this.#fused[c] = c === "none" ? 1 : 0;
@@ -230,6 +238,7 @@ export class Fake {
       visit: this.visit,
       thresholds: { enter: 0.7, exit: 0.4 },
       seq: this.ready ? this.seq - 1 : null,
+      notice: this.notice,
     };
   }
 
