@@ -11,7 +11,9 @@ use attendant::emit::Sink as _;
 use attendant::emit::web::{self, Facts, Setup, WebSink};
 use attendant::metrics::{Histogram, Registry};
 use attendant::pipeline::{Options, Pipeline};
-use attendant::signal::{Event, EventKind, Mailbox, ModalityState, ModalityView, Monitor, Posted, SCHEMA_VERSION};
+use attendant::signal::{
+    About, Event, EventKind, Listing, Mailbox, ModalityState, ModalityView, Monitor, Posted, SCHEMA_VERSION,
+};
 use attendant::supervise::network::{Network, Service};
 use attendant::time::{Clock, Micros, VirtualClock, now_ns};
 
@@ -31,14 +33,26 @@ struct Kiosk {
 
 fn facts() -> Facts {
     Facts {
-        bundle: "kiosk@1.0.0".into(),
         board: "host",
         tier: "scalar".into(),
         labels: vec!["desk_3".into(), "desk_8".into(), "none".into()],
         inputs: vec![("card".into(), "camera".into(), false), ("request".into(), "text".into(), true)],
-        catalogue: serde_json::json!({ "languages": ["en"] }),
         notice: [("en".to_owned(), "You are seen and heard.".to_owned())].into(),
     }
+}
+
+/// The texts of a bundle that knows these languages.
+#[derive(Debug)]
+struct Texts(&'static [&'static str]);
+
+impl Listing for Texts {
+    fn listing(&self) -> serde_json::Value {
+        serde_json::json!({ "languages": self.0 })
+    }
+}
+
+fn about(bundle: &str, languages: &'static [&'static str]) -> About {
+    About { bundle: bundle.into(), texts: Some(Arc::new(Texts(languages))) }
 }
 
 impl Kiosk {
@@ -48,6 +62,7 @@ impl Kiosk {
 
     fn with(change: impl FnOnce(&mut Setup)) -> Kiosk {
         let (commands, monitor) = (Arc::new(Mailbox::new()), Arc::new(Monitor::new()));
+        assert!(monitor.tell(about("kiosk@1.0.0", &["en"])));
         let clock = Arc::new(VirtualClock::starting_at(Micros::from_ms(1000)));
         let mut setup = Setup {
             listener: TcpListener::bind("127.0.0.1:0").unwrap(),
@@ -588,6 +603,23 @@ fn health_is_of_the_loop_and_of_the_modalities() {
     assert_eq!(health(&kiosk).0, 200);
     kiosk.monitor.end();
     assert_eq!(health(&kiosk), (503, "not ready: the inference loop does not run\n".into()));
+}
+
+#[test]
+fn a_bundle_that_takes_over_is_named_wherever_the_one_before_was() {
+    let kiosk = Kiosk::open();
+    let named = |bundle: &str, languages: &[&str]| {
+        let json = |path: &str| serde_json::from_str::<serde_json::Value>(&kiosk.get(path).body).unwrap();
+        assert_eq!(json("/api/state")["bundle"], *bundle);
+        assert_eq!(json("/api/catalogue")["languages"], serde_json::json!(languages));
+        let info = format!(r#"attendant_build_info{{bundle="{bundle}",board="host",kernels="scalar"}}"#);
+        assert_eq!(kiosk.metric(&info), 1);
+    };
+    named("kiosk@1.0.0", &["en"]);
+    kiosk.wait_for("a moment in which nobody reads", |k| k.monitor.tell(about("kiosk@1.1.0", &["en", "zh"])));
+    named("kiosk@1.1.0", &["en", "zh"]);
+    kiosk.wait_for("a moment in which nobody reads", |k| k.monitor.tell(about("kiosk@1.0.0", &["en"])));
+    named("kiosk@1.0.0", &["en"]);
 }
 
 #[test]

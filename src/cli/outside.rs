@@ -106,7 +106,8 @@ fn serve(
     let mut services = Vec::new();
     if asked.web.is_some() || asked.mqtt.is_some() {
         visitors.outside.commands = Some(Arc::default());
-        visitors.outside.monitor = Some(Arc::default());
+        let monitor = visitors.outside.monitor.insert(Arc::default());
+        monitor.tell(pipeline.about());
         visitors.outside.notices = Some(Arc::default());
     }
     if let Some(spec) = &asked.web {
@@ -245,7 +246,6 @@ fn options(spec: &MqttSpec, pipeline: &Pipeline) -> Result<attendant::emit::mqtt
         queue_bytes_max: spec.queue_bytes_max,
         commands: spec.commands,
         inputs: pipeline.inputs().map(input).collect(),
-        bundle: pipeline.bundle().to_string(),
         board: attendant::board::BOARD.name,
     })
 }
@@ -260,12 +260,10 @@ fn host_name() -> String {
 #[cfg(feature = "web")]
 fn facts(pipeline: &Pipeline, notice: &BTreeMap<String, String>) -> Result<attendant::emit::web::Facts, Failure> {
     Ok(attendant::emit::web::Facts {
-        bundle: Arc::clone(pipeline.bundle()),
         board: attendant::board::BOARD.name,
         tier: attendant::infer::kernel_tier()?.to_string(),
         labels: pipeline.labels().to_vec(),
         inputs: pipeline.inputs().map(|(name, source, typed)| (Arc::clone(name), Arc::clone(source), typed)).collect(),
-        catalogue: pipeline.catalogue().map_or(serde_json::Value::Null, |c| c.listing()),
         notice: notice.clone(),
     })
 }

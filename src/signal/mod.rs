@@ -19,7 +19,7 @@ pub use event::{
     Advice, Choice, DecidedBy, Decision, DecisionState, Event, EventKind, MAX_CHOICES, MAX_MODALITIES, MUTED,
     ModalityState, ModalityView, OFFER_HOLDS, SCHEMA_VERSION, StageCounters,
 };
-pub use monitor::{Latencies, Monitor, RecorderCounts, SNAPSHOT_EVERY, Snapshot, SourceView};
+pub use monitor::{About, Latencies, Listing, Monitor, RecorderCounts, SNAPSHOT_EVERY, Snapshot, SourceView};
 pub use notices::{NOTICES_MAX, Notice, Notices};
 pub use result::{Detection, Found, HeadFiles, MAX_LANDMARKS, Neighbour, Placement, TagChange, TagState};
 pub use sample::{AudioBlock, Frame, FrameSeq, PixelFormat, Reading, Sample, SampleIdx, Utterance};

@@ -45,8 +45,12 @@ impl Outside {
 
     /// The loop's side of it, for `pipeline`.
     pub(super) fn attend(&self, pipeline: &mut Pipeline) -> Attention<'_> {
+        let mut told: Arc<str> = "".into();
         if let Some(monitor) = &self.monitor {
             pipeline.measure(monitor, time::now_ns);
+            if monitor.tell(pipeline.about()) {
+                told = Arc::clone(pipeline.bundle());
+            }
         }
         Attention {
             outside: self,
@@ -54,6 +58,7 @@ impl Outside {
             posted: Posted::default(),
             next: Micros::ZERO,
             hand: Hand::default(),
+            told,
         }
     }
 }
@@ -66,6 +71,8 @@ pub(super) struct Attention<'a> {
     /// When, on the loop's clock, observers are due a new snapshot.
     next: Micros,
     hand: Hand,
+    /// The bundle that observers have been told of last.
+    told: Arc<str>,
 }
 
 impl Attention<'_> {
@@ -97,9 +104,15 @@ impl Attention<'_> {
         if let Some(updates) = &self.outside.updates {
             self.hand.turn(updates, pipeline, now, events);
         }
+        // before its first event is emitted, unless it is being read: then at the next turn
+        if let Some(monitor) = &self.outside.monitor
+            && !Arc::ptr_eq(&self.told, pipeline.bundle())
+            && monitor.tell(pipeline.about())
+        {
+            self.told = Arc::clone(pipeline.bundle());
+        }
     }
 
-    /// Hands on what outputs have to say.
     /// Hands on what outputs, and the sandbox, have to say.
     pub(super) fn report(&self, pipeline: &mut Pipeline, now: Micros, events: &mut Vec<Event>) {
         if let Some(news) = self.outside.sandbox.as_ref().and_then(|watch| watch.news()) {

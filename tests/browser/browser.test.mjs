@@ -553,6 +553,21 @@ test("visitors are told of being seen and heard, in their language", forced, asy
   await close();
 });
 
+test("a bundle that takes over brings its own texts", forced, async () => {
+  const { page, close } = await open();
+  const live = await open("/live");
+  await live.page.locator(".class", { hasText: "3 (home)" }).waitFor();
+  const before = fake.catalogue;
+  fake.catalogue = { ...before, classes: before.classes.map((c) => (c.class === "desk_3" ? { ...c, short: { en: "3 (garden)", zh: "3 号（花园）" } } : c)) };
+  fake.bundle = "kiosk@1.1.0";
+  await page.locator('#grid [data-class="desk_3"] .topic', { hasText: "garden" }).waitFor({ state: "attached" });
+  await live.page.locator("#facts", { hasText: "kiosk@1.1.0" }).waitFor();
+  await live.page.locator(".class", { hasText: "3 (garden)" }).waitFor();
+  fake.catalogue = before;
+  await live.close();
+  await close();
+});
+
 test("a longest notice is whole, at every size and contrast", forced, async () => {
   const longest = {
     en: "This screen has a camera and a microphone. They look for the number you show and listen for the number you say. ".repeat(6).slice(0, 600),

@@ -87,6 +87,7 @@ export class Fake {
   token = null;
   lang = "en";
   visit = null;
+  bundle = "kiosk@1.0.0";
   /** What visitors are told of being seen and heard; undefined: the configuration has no notice. */
   notice = NOTICE;
   sensors = { camera: true, mic: true };
@@ -140,7 +141,7 @@ export class Fake {
       t_us: (Date.now() - this.#startedAt) * 1000,
       ...fields,
       modalities: fields.modalities ?? this.views({}),
-      bundle: "kiosk@1.0.0",
+      bundle: this.bundle,
       board: "host",
     };
     const frame = { id: this.seq, text: `id: ${this.run}-${this.seq}\ndata: ${JSON.stringify(event)}\n\n` };
@@ -212,7 +213,7 @@ export class Fake {
 
   /** Everything as it was at the start; nobody is there. */
   calm() {
-    Object.assign(this, { textStatus: 202, choiceStatus: 202, answers: true, ready: true, lang: "en", visit: null, notice: NOTICE });
+    Object.assign(this, { textStatus: 202, choiceStatus: 202, answers: true, ready: true, lang: "en", visit: null, notice: NOTICE, bundle: "kiosk@1.0.0" });
     Object.assign(this, { telemetryPatch: {}, towards: { none: 0.97 }, sensors: { camera: true, mic: true } });
     this.#weights = { card: 0, speech: 0, request: 0 };
     for (const c of CLASSES) this.#fused[c] = c === "none" ? 1 : 0;
@@ -225,7 +226,7 @@ export class Fake {
   state() {
     return {
       v: 1,
-      bundle: "kiosk@1.0.0",
+      bundle: this.bundle,
       board: "host",
       lang: this.lang,
       uptime_s: (Date.now() - this.#startedAt) / 1000,

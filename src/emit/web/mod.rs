@@ -51,11 +51,9 @@ const TELEMETRY_EVERY: Duration = Duration::from_millis(250);
 /// A loop that has not come round for this long does not run.
 const BEAT_MAX: Micros = Micros::from_ms(3000);
 
-/// What the server tells of a run that does not change.
+/// What the server tells of a run that does not change. Which bundle runs, and its texts, may: the [`Monitor`] has them.
 #[derive(Clone, Debug)]
 pub struct Facts {
-    /// `name@version` of the bundle.
-    pub bundle: Arc<str>,
     /// Name of the board.
     pub board: &'static str,
     /// The int8 kernels in use.
@@ -64,8 +62,6 @@ pub struct Facts {
     pub labels: Vec<Arc<str>>,
     /// Modality, its source, and whether it is typed, in the bundle's order.
     pub inputs: Vec<(Arc<str>, Arc<str>, bool)>,
-    /// The advice catalogue as `GET /api/catalogue` shows it, without `lang`; null without one.
-    pub catalogue: serde_json::Value,
     /// What visitors are told of being seen and heard, by language.
     pub notice: BTreeMap<String, String>,
 }

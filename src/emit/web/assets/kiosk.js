@@ -35,6 +35,8 @@ const FOOT = {
 
 /** What is known of the device. It outlives visitors. */
 const device = {
+  /** Name and version of the bundle whose catalogue this is. */
+  bundle: null,
   lang: "en",
   catalogue: { languages: [], classes: new Map(), rules: {}, intents: {} },
   sources: { card: "camera", speech: "mic", request: "text" },
@@ -574,6 +576,10 @@ async function readState() {
   // Not ready later on means that nothing is seen or heard, which the page shows otherwise; without an event nothing has begun.
   if (number(data.seq) === null) device.runs = data.ready !== false;
   device.fallback = data.fallback;
+  // Another bundle has taken over while the program ran: its texts may be others.
+  const isAnother = device.bundle !== null && device.bundle !== data.bundle;
+  device.bundle = data.bundle ?? null;
+  if (isAnother) readCatalogue();
   device.sensors = list(data.sensors);
   if (JSON.stringify(device.notice) !== JSON.stringify(data.notice ?? {})) {
     device.notice = data.notice ?? {};

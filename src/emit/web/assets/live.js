@@ -8,7 +8,7 @@ const LOG_MAX = 100;
 const STATE_MS = 2000;
 const NOT_AVAILABLE = "not available";
 
-const device = { state: {}, names: new Map(), reasons: new Map(), decided: null, frame: null };
+const device = { bundle: null, state: {}, names: new Map(), reasons: new Map(), decided: null, frame: null };
 const link = { events: "connecting", telemetry: "connecting" };
 /** By modality: what the last minute's frames said, oldest first. */
 const history = new Map();
@@ -301,6 +301,11 @@ async function readState() {
   const { status, data } = await api("/api/state");
   if (status !== 200 || !data) return;
   device.state = data;
+  if (data.bundle !== device.bundle) {
+    // At the start, and when another bundle has taken over: its names may be others.
+    device.bundle = data.bundle;
+    await readNames();
+  }
   if (data.visit?.state === "enter") device.decided = data.visit.class ?? null;
   drawFacts();
   if (!device.frame) drawFrame();
@@ -313,13 +318,19 @@ function setLink(name, status) {
   drawFacts();
 }
 
-async function start() {
-  const [{ data }] = await Promise.all([api("/api/catalogue"), readState()]);
+async function readNames() {
+  const { data } = await api("/api/catalogue");
+  device.names.clear();
   for (const c of list(data?.classes)) {
-    const lang = data.lang ?? "en";
-    const short = c?.short?.[lang];
+    const short = c?.short?.[data.lang ?? "en"];
     if (typeof c?.class === "string" && typeof short === "string") device.names.set(c.class, short);
   }
+  // Drawn again with the next frame.
+  delete byId("fused").dataset.classes;
+}
+
+async function start() {
+  await readState();
   drawFrame();
   const onStatus = (name) => (status, http) => setLink(name, http === 401 ? "needs its token (#token=… in the address)" : status);
   stream("/api/events", { onMessage: onEvent, onStatus: onStatus("events") });
