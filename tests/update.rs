@@ -336,8 +336,7 @@ fn run(dir: &Path, end: Micros, gates: Vec<(Micros, Gate)>, outside: Outside) ->
     let monitor = Arc::new(Monitor::new());
     let outside = Outside { monitor: Some(Arc::clone(&monitor)), ..outside };
     let (mut wrong, mut languages) = (Vec::new(), Vec::new());
-    let witness =
-        Witness { monitor: Arc::clone(&monitor), wrong: &mut wrong, languages: &mut languages };
+    let witness = Witness { monitor: Arc::clone(&monitor), wrong: &mut wrong, languages: &mut languages };
     let mic = Scripted { blocks: sound(end), gates: gates.into(), clock: Arc::clone(&clock), monitor };
     let mic = Mutex::new(Some(mic));
     let open = move || {
@@ -347,7 +346,8 @@ fn run(dir: &Path, end: Micros, gates: Vec<(Micros, Gate)>, outside: Outside) ->
     let sources = vec![LiveSource { name: "mic".into(), paced: true, opener: Opener::Mic(Box::new(open)) }];
     let mut lines = Vec::new();
     let outcome = {
-        let mut sinks: Vec<Box<dyn Sink + '_>> = vec![Box::new(JsonLines::new("memory", &mut lines)), Box::new(witness)];
+        let mut sinks: Vec<Box<dyn Sink + '_>> =
+            vec![Box::new(JsonLines::new("memory", &mut lines)), Box::new(witness)];
         let mut upkeep = Upkeep { outside, ..Upkeep::default() };
         live(sources, &mut pipeline, &clock, &mut sinks, &AtomicBool::new(false), &mut upkeep).unwrap()
     };

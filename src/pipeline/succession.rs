@@ -10,6 +10,7 @@ use std::sync::Arc;
 use log::warn;
 
 use super::Pipeline;
+use crate::board::Kind;
 use crate::infer::Encoder as _;
 use crate::signal::{About, Event, Listing, ModalityState};
 use crate::time::Micros;
@@ -36,6 +37,18 @@ impl Pipeline {
     /// Name of every modality, of its source, and whether it is typed.
     pub fn inputs(&self) -> impl Iterator<Item = (&Arc<str>, &Arc<str>, bool)> {
         self.stages.iter().map(|s| (&s.name, &s.source, s.is_text()))
+    }
+
+    /// The first source whose pictures an encoder takes.
+    #[must_use]
+    pub fn camera(&self) -> Option<&Arc<str>> {
+        self.stages.iter().find(|s| s.takes(Kind::Image)).map(|s| &s.source)
+    }
+
+    /// Whether the pictures of `source` are taken at present: it is not muted.
+    #[must_use]
+    pub fn takes_pictures_of(&self, source: &str) -> bool {
+        self.stages.iter().any(|s| *s.source == *source && s.takes(Kind::Image) && s.left_out().is_none())
     }
 
     /// What they are told again when another bundle takes over.

@@ -8,6 +8,7 @@ mod command;
 mod event;
 mod monitor;
 mod notices;
+mod preview;
 mod result;
 mod sample;
 mod speaking;
@@ -21,6 +22,7 @@ pub use event::{
 };
 pub use monitor::{About, Latencies, Listing, Monitor, RecorderCounts, SNAPSHOT_EVERY, Snapshot, SourceView};
 pub use notices::{NOTICES_MAX, Notice, Notices};
+pub use preview::Preview;
 pub use result::{Detection, Found, HeadFiles, MAX_LANDMARKS, Neighbour, Placement, TagChange, TagState};
 pub use sample::{AudioBlock, Frame, FrameSeq, PixelFormat, Reading, Sample, SampleIdx, Utterance};
 pub use speaking::Speaking;

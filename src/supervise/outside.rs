@@ -10,8 +10,8 @@ use log::{info, warn};
 use crate::pipeline::Pipeline;
 use crate::queue::Wake;
 use crate::signal::{
-    COMMANDS_MAX, Command, Event, Mailbox, Monitor, NOTICES_MAX, Notice, Notices, Posted, SNAPSHOT_EVERY, Sample,
-    Snapshot, Speaking,
+    COMMANDS_MAX, Command, Event, Mailbox, Monitor, NOTICES_MAX, Notice, Notices, Posted, Preview, SNAPSHOT_EVERY,
+    Sample, Snapshot, Speaking,
 };
 use crate::time::{self, Micros};
 
@@ -33,6 +33,8 @@ pub struct Outside {
     pub updates: Option<Arc<Updates>>,
     /// Who hears of what the sandbox has refused.
     pub sandbox: Option<Arc<Watch>>,
+    /// Who wants to see the camera's pictures.
+    pub preview: Option<Arc<Preview>>,
     /// Files that have ended leave the loop running until it is stopped, so that the page goes on answering.
     pub stays: bool,
 }
@@ -138,6 +140,18 @@ impl Attention<'_> {
         if is_on != self.is_hushed {
             self.is_hushed = is_on;
             pipeline.hush(is_on, now, events);
+        }
+    }
+
+    /// The pipeline has taken `sample` of `source`: a picture is copied if somebody waits for one.
+    pub(super) fn preview(&self, source: &str, sample: &Sample, pipeline: &Pipeline) {
+        let Some(preview) = &self.outside.preview else { return };
+        if let Sample::Frame(frame) = sample
+            && preview.is_wanted()
+            && *preview.source == *source
+            && pipeline.takes_pictures_of(source)
+        {
+            preview.offer(frame);
         }
     }
 

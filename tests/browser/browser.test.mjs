@@ -700,6 +700,27 @@ test("the integrator sees what the server says, and what it does not", forced, a
   await close();
 });
 
+test("the camera is seen only if the preview is on, and the page says so", forced, async () => {
+  const { page, close } = await open("/live");
+  await page.locator("#preview-note", { hasText: "The preview is off" }).waitFor();
+  assert.equal(await page.locator("#preview").isVisible(), false);
+  assert.equal(fake.previews, 0, "and asks for none");
+  fake.preview = true;
+  await page.locator("#preview-note", { hasText: "The preview is on: pictures leave" }).waitFor();
+  assert.equal(await page.locator("#preview").isVisible(), true);
+  assert.equal(await page.evaluate(() => document.querySelector("#preview").width), 1);
+  await axe(page, "live, with a picture");
+  assert.ok(await page.evaluate(() => document.documentElement.scrollHeight <= innerHeight), "scrolls");
+  fake.noPicture = "camera is muted";
+  await page.locator("#preview-note", { hasText: "there is no picture: camera is muted" }).waitFor();
+  assert.equal(await page.locator("#preview").isVisible(), false);
+  assert.equal(await page.evaluate(() => document.querySelector("#preview").width), 0, "the last picture is not kept");
+  fake.token = "another";
+  await page.locator("#preview-note", { hasText: "needs the token" }).waitFor();
+  fake.token = null;
+  await close(/status of (401|503)/);
+});
+
 test(`from the event to the pixel: ${EVENTS} events`, { ...forced, timeout: 60_000 }, async () => {
   const { page, close } = await open();
   let arrived;

@@ -32,6 +32,9 @@ const NOTICE = {
   zh: "摄像头和麦克风已开启。任何内容都不会离开此设备。",
 };
 
+/** One grey pixel, for a camera's picture. */
+const PICTURE = Buffer.from("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNoAAAAggCBd81ytgAAAABJRU5ErkJggg==", "base64");
+
 const CLASSES = [...Array(10).keys()].map((n) => `desk_${n}`).concat("none");
 
 /** The catalogue of the shipped bundle. Reads only the shape in which that file is written: one table a line. */
@@ -84,6 +87,10 @@ export class Fake {
   /** Whether a request or a choice is answered by a decision. */
   answers = true;
   ready = true;
+  /** Whether the camera's pictures can be seen, and why there is none if there is none. */
+  preview = false;
+  noPicture = null;
+  previews = 0;
   token = null;
   lang = "en";
   visit = null;
@@ -213,7 +220,7 @@ export class Fake {
 
   /** Everything as it was at the start; nobody is there. */
   calm() {
-    Object.assign(this, { textStatus: 202, choiceStatus: 202, answers: true, ready: true, lang: "en", visit: null, notice: NOTICE, bundle: "kiosk@1.0.0" });
+    Object.assign(this, { textStatus: 202, choiceStatus: 202, answers: true, ready: true, lang: "en", visit: null, preview: false, noPicture: null, previews: 0, notice: NOTICE, bundle: "kiosk@1.0.0" });
     Object.assign(this, { telemetryPatch: {}, towards: { none: 0.97 }, sensors: { camera: true, mic: true } });
     this.#weights = { card: 0, speech: 0, request: 0 };
     for (const c of CLASSES) this.#fused[c] = c === "none" ? 1 : 0;
@@ -231,7 +238,7 @@ export class Fake {
       lang: this.lang,
       uptime_s: (Date.now() - this.#startedAt) / 1000,
       ready: this.ready,
-      preview: false,
+      preview: this.preview,
       tier: "avx2",
       fallback: this.isFallback(),
       sensors: this.#devices(),
@@ -307,6 +314,7 @@ export class Fake {
     if (path === "/api/state") return json(200, this.state());
     if (path === "/api/catalogue") return json(200, this.catalogue);
     if (path === "/api/events" || path === "/api/telemetry") return this.#stream(path, request, response);
+    if (path === "/api/preview.jpg") return this.#picture(response, json);
     const name = { "/": "index.html", "/live": "live.html" }[path] ?? /^\/assets\/([\w.-]+)$/.exec(path)?.[1];
     try {
       const body = readFileSync(join(ASSETS, name));
@@ -315,6 +323,14 @@ export class Fake {
     } catch {
       json(404, { error: `there is no ${path}` });
     }
+  }
+
+  #picture(response, json) {
+    if (!this.preview) return json(404, { error: "there is no preview" });
+    if (this.noPicture) return json(503, { error: this.noPicture });
+    this.previews += 1;
+    response.writeHead(200, { ...HEADERS, "Content-Type": "image/png" });
+    response.end(PICTURE);
   }
 
   #stream(path, request, response) {

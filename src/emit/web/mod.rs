@@ -11,6 +11,7 @@
 //! | `guard` | who may ask: names, origins, the token, the rate |
 //! | `stream`, `ring` | server-sent events and what is kept for those who come back |
 //! | `view`, `report` | what events add up to; JSON and metrics of it |
+//! | `preview` | the camera's newest picture, if it is on |
 //! | `assets` | the page's files |
 //! | `counts` | counters by reason, seats |
 
@@ -18,6 +19,7 @@ mod accept;
 mod assets;
 mod counts;
 mod guard;
+mod preview;
 mod report;
 mod ring;
 mod routes;
@@ -37,7 +39,7 @@ use log::{info, warn};
 use tokio::sync::{mpsc, watch};
 
 use crate::metrics::Registry;
-use crate::signal::{Event, Mailbox, Monitor};
+use crate::signal::{Event, Mailbox, Monitor, Preview};
 use crate::time::{Clock, Micros};
 
 use super::{Sink, SinkError};
@@ -78,6 +80,8 @@ pub struct Setup {
     pub token: Option<String>,
     /// Event streams at a time.
     pub clients_max: usize,
+    /// Where the camera's pictures come from, if they may be seen.
+    pub preview: Option<Arc<Preview>>,
     /// Where texts and choices go.
     pub commands: Arc<Mailbox>,
     /// Where the run can be looked at.
@@ -94,6 +98,7 @@ struct Shared {
     names: guard::Names,
     token: Option<String>,
     clients_max: usize,
+    pictures: Option<preview::Pictures>,
     commands: Arc<Mailbox>,
     monitor: Arc<Monitor>,
     clock: Arc<dyn Clock>,
@@ -170,13 +175,14 @@ pub struct Server {
 /// A server that is not running yet, and the sink that feeds it.
 #[must_use]
 pub fn open(setup: Setup) -> (WebSink, Server) {
-    let Setup { listener, facts, names, token, clients_max, commands, monitor, clock, registry } = setup;
+    let Setup { listener, facts, names, token, clients_max, preview, commands, monitor, clock, registry } = setup;
     let (to, inbox) = mpsc::channel(INBOX_MAX);
     let shared = Arc::new(Shared {
         facts,
         names: guard::Names::new(names),
         token,
         clients_max,
+        pictures: preview.map(preview::Pictures::new),
         commands,
         monitor,
         clock,
@@ -244,12 +250,15 @@ async fn herald(shared: Arc<Shared>, inbox: Arc<tokio::sync::Mutex<mpsc::Receive
     }
 }
 
-/// Looks at the monitor while somebody wants telemetry: once for all of them.
+/// Looks at the monitor while somebody wants telemetry: once for all of them. Lets go of old pictures.
 async fn pulse(shared: Arc<Shared>) {
     let mut every = tokio::time::interval(TELEMETRY_EVERY);
     every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         every.tick().await;
+        if let Some(pictures) = &shared.pictures {
+            pictures.forget(shared.clock.now());
+        }
         if shared.telemetry.receiver_count() > 0 {
             let json = report::telemetry(&shared);
             shared.telemetry.send_replace(stream::telemetry_frame(&json));

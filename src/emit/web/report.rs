@@ -150,7 +150,7 @@ pub(super) fn state(shared: &Shared) -> Vec<u8> {
         lang: snapshot.lang.as_deref().unwrap_or("en"),
         uptime_s: shared.clock.now().as_ms() / 1000,
         ready,
-        preview: false,
+        preview: shared.pictures.is_some(),
         tier: &shared.facts.tier,
         fallback: snapshot.is_fallback,
         sensors: sensors(shared, &snapshot.sources),

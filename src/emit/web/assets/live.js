@@ -1,11 +1,13 @@
 // The integrator's page: shows what the server says, asks for nothing else. Whatever a frame lacks is "not available".
 
-import { api, byId, el, entries, list, number, setText, stream } from "./common.js";
+import { api, byId, el, entries, list, number, picture, setText, stream } from "./common.js";
 
 const HISTORY_S = 60;
 const DECISIONS_MAX = 20;
 const LOG_MAX = 100;
 const STATE_MS = 2000;
+// The server makes no more than two a second.
+const PREVIEW_MS = 500;
 const NOT_AVAILABLE = "not available";
 
 const device = { bundle: null, state: {}, names: new Map(), reasons: new Map(), decided: null, frame: null };
@@ -295,6 +297,25 @@ function onEvent({ type, data }) {
   }
 }
 
+// Camera
+
+/** Shows the newest picture while the preview is on and somebody looks at the page; asks for none otherwise. */
+async function drawPreview() {
+  const isOn = device.state.preview === true;
+  if (isOn && document.hidden) return setTimeout(drawPreview, PREVIEW_MS);
+  const { bitmap, why } = isOn ? await picture("/api/preview.jpg") : { bitmap: null, why: null };
+  const canvas = byId("preview");
+  canvas.hidden = bitmap === null;
+  if (bitmap) {
+    Object.assign(canvas, { width: bitmap.width, height: bitmap.height });
+    canvas.getContext("2d").drawImage(bitmap, 0, 0);
+    bitmap.close();
+  } else canvas.width = canvas.height = 0;
+  const off = "The preview is off: pictures do not leave the program.";
+  setText(byId("preview-note"), !isOn ? off : why ? `The preview is on, and there is no picture: ${why}.` : "The preview is on: pictures leave the program.");
+  setTimeout(drawPreview, PREVIEW_MS);
+}
+
 // State
 
 async function readState() {
@@ -345,6 +366,7 @@ async function start() {
     onStatus: onStatus("telemetry"),
   });
   setInterval(readState, STATE_MS);
+  drawPreview();
 }
 
 start();
