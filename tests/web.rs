@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use attendant::bundle::Bundle;
 use attendant::emit::Sink as _;
-use attendant::emit::web::{self, Facts, Setup, WebSink};
+use attendant::emit::web::{self, Facts, Rate, Setup, WebSink};
 use attendant::metrics::{Histogram, Registry};
 use attendant::pipeline::{Options, Pipeline};
 use attendant::signal::{
@@ -72,6 +72,7 @@ impl Kiosk {
             names: Vec::new(),
             token: None,
             clients_max: 224,
+            rate: Rate { hz: 5, burst_max: 10 },
             preview: None,
             commands: Arc::clone(&commands),
             monitor: Arc::clone(&monitor),
@@ -576,6 +577,13 @@ fn a_visitor_who_does_nothing_but_send_is_slowed_down_and_a_full_mailbox_says_so
     let statuses: Vec<u16> = (0..10).map(|_| send(&kiosk)).collect();
     assert_eq!(statuses[..6], [202; 6], "the mailbox holds 16");
     assert_eq!(statuses[6..], [503; 4]);
+    assert_eq!(kiosk.metric(r#"attendant_http_refused_total{reason="rate"}"#), 2);
+
+    let strict = Kiosk::with(|setup| setup.rate = Rate { hz: 1, burst_max: 2 });
+    assert_eq!([(); 4].map(|()| send(&strict)), [202, 202, 429, 429]);
+    strict.clock.sleep_until(strict.clock.now() + Micros::from_ms(1000));
+    assert_eq!([(); 2].map(|()| send(&strict)), [202, 429]);
+    assert_eq!(strict.metric(r#"attendant_http_refused_total{reason="rate"}"#), 3);
 }
 
 /// What the inference loop does for a preview: it hands over a picture that says its number, whenever one is wanted.

@@ -169,6 +169,7 @@ fn page(
         names: names(spec),
         token: spec.token_file.as_deref().map(token).transpose()?,
         clients_max: spec.clients_max as usize,
+        rate: web::Rate { hz: spec.rate_hz, burst_max: spec.burst_max },
         preview: preview.clone(),
         commands: visitors.outside.commands.clone().unwrap_or_default(),
         monitor: visitors.outside.monitor.clone().unwrap_or_default(),

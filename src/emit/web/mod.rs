@@ -44,6 +44,8 @@ use crate::time::{Clock, Micros};
 
 use super::{Sink, SinkError};
 
+pub use guard::Rate;
+
 /// Events on their way to the network's thread at most; more are dropped and counted.
 const INBOX_MAX: usize = 1024;
 
@@ -80,6 +82,8 @@ pub struct Setup {
     pub token: Option<String>,
     /// Event streams at a time.
     pub clients_max: usize,
+    /// How often texts and choices may come.
+    pub rate: Rate,
     /// Where the camera's pictures come from, if they may be seen.
     pub preview: Option<Arc<Preview>>,
     /// Where texts and choices go.
@@ -175,7 +179,7 @@ pub struct Server {
 /// A server that is not running yet, and the sink that feeds it.
 #[must_use]
 pub fn open(setup: Setup) -> (WebSink, Server) {
-    let Setup { listener, facts, names, token, clients_max, preview, commands, monitor, clock, registry } = setup;
+    let Setup { listener, facts, names, token, clients_max, rate, preview, commands, monitor, clock, registry } = setup;
     let (to, inbox) = mpsc::channel(INBOX_MAX);
     let shared = Arc::new(Shared {
         facts,
@@ -192,7 +196,7 @@ pub fn open(setup: Setup) -> (WebSink, Server) {
         run: format!("{:08x}", RandomState::new().build_hasher().finish() as u32),
         ring: Mutex::default(),
         view: Mutex::default(),
-        bucket: Mutex::new(guard::Bucket::new()),
+        bucket: Mutex::new(guard::Bucket::new(rate)),
         news: watch::Sender::new(()),
         telemetry: watch::Sender::new(Bytes::new()),
     });
