@@ -26,6 +26,7 @@ const PAGE_BYTES_MAX = 150_000;
 const PIXEL_MS_MAX = 1000; // what no visitor would wait for; the aim is 100, and what was measured is printed
 const TOUCH_PX_MIN = 64;
 const EVENTS = 100;
+const SHIFT_MAX = 0.1; // cumulative layout shift, web.dev: "good"; what was measured is printed
 
 /** What only the fake can bring about. */
 const forced = { skip: REAL ? "the scene cannot be forced on a real server" : false };
@@ -658,7 +659,75 @@ test("by keyboard: every scene has a focus that is seen, in reading order", forc
   await close();
 });
 
+for (const size of Object.keys(SIZES)) {
+  test(`nothing jumps when something appears at ${SIZES[size].join(" x ")}`, forced, async () => {
+    const { page, close } = await open("/", { size });
+    await page.waitForSelector("#notice-line:not([hidden])");
+    await page.evaluate(() => {
+      globalThis.shifts = [];
+      // What moves within half a second of a touch or a key is what the visitor asked for, as everywhere where this is measured.
+      const count = (found) => globalThis.shifts.push(...found.getEntries().filter((e) => !e.hadRecentInput).map((e) => e.value));
+      new PerformanceObserver(count).observe({ type: "layout-shift", buffered: true });
+    });
+    const taken = async () => {
+      await settle(page);
+      await page.waitForTimeout(150);
+      return page.evaluate(() => globalThis.shifts.splice(0).reduce((a, b) => a + b, 0));
+    };
+    const shifts = { load: await taken() };
+    for (const name of Object.keys(STATES)) {
+      await calm(page);
+      const before = await taken();
+      await STATES[name].go(page);
+      await scene(page, STATES[name].at);
+      shifts[name] = Math.max(before, await taken());
+    }
+    // From a scene straight into another one, and a text that grows where it stands.
+    await calm(page);
+    fake.ask("desk_3", "desk_8");
+    await scene(page, "ask");
+    await taken();
+    fake.enter("desk_8");
+    await scene(page, "advice");
+    shifts["ask to advice"] = await taken();
+    fake.enter("desk_5", { intent: "lost_luggage", weights: { card: 0.1, speech: 0.2, request: 0.7 } });
+    await page.waitForFunction(() => document.querySelector("#numeral").textContent === "5");
+    shifts["advice to advice"] = await taken();
+    const told = Object.entries(shifts).map(([name, value]) => `${name} ${value.toFixed(4)}`);
+    console.log(`layout shift at ${size}: ${told.join(", ")}`);
+    assert.deepEqual(Object.entries(shifts).filter(([, value]) => value >= SHIFT_MAX), []);
+    // The observer works: something that is pushed aside is seen.
+    await page.waitForTimeout(600);
+    await page.evaluate(() => document.querySelector("#stage").style.setProperty("margin-top", "200px"));
+    assert.ok((await taken()) > 0, "a shift that was made on purpose is not seen");
+    await close();
+  });
+}
+
 // Both pages, any server
+
+test("both pages say what they are", async () => {
+  for (const path of ["/", "/live"]) {
+    const { page, close } = await open(path);
+    const head = await page.evaluate(() => ({
+      doctype: document.doctype?.name,
+      mode: document.compatMode,
+      charset: document.characterSet,
+      title: document.title,
+      lang: document.documentElement.lang,
+      description: document.querySelector('meta[name="description"]')?.content ?? "",
+      viewport: document.querySelector('meta[name="viewport"]')?.content ?? "",
+      headings: document.querySelectorAll("h1").length,
+      unsized: [...document.images].filter((i) => !i.hasAttribute("width") || !i.hasAttribute("height") || !i.hasAttribute("alt")).length,
+    }));
+    assert.deepEqual([head.doctype, head.mode, head.charset, head.unsized], ["html", "CSS1Compat", "UTF-8", 0], path);
+    assert.ok(head.title.length >= 5 && head.description.length >= 30 && head.headings >= 1, JSON.stringify(head));
+    assert.match(head.lang, /^(en|zh-Hans)$/);
+    assert.match(head.viewport, /width=device-width/);
+    assert.doesNotMatch(head.viewport, /user-scalable|maximum-scale/, "who needs larger letters may have them");
+    await close();
+  }
+});
 
 test("the page without a scene: accessible, whole, and from one origin", async () => {
   for (const [path, size] of [["/", "portrait"], ["/", "landscape"], ["/", "panel"], ["/live", "landscape"], ["/live", "panel"]]) {
