@@ -481,7 +481,7 @@ pub struct Pipeline {
     fused: Fused,
     policy: Policy,
     state: decide::State,
-    catalogue: Option<(Catalogue, Lang)>,
+    catalogue: Option<(Arc<Catalogue>, Lang)>,
     labels: Vec<Arc<str>>,
     intents: Vec<Option<Intents>>,
     thresholds: Vec<f32>,
@@ -788,7 +788,7 @@ impl Pipeline {
 
     fn decision(&mut self, now: Micros, verdict: &Verdict) -> Event {
         info!("{now}: {:?} {} p {:.2}", verdict.state, self.labels[verdict.class], verdict.p);
-        let catalogue = self.catalogue.as_ref().map(|(catalogue, lang)| (catalogue, *lang));
+        let catalogue = self.catalogue.as_ref().map(|(catalogue, lang)| (&**catalogue, *lang));
         let decision = advice::decision(verdict, &self.policy, self.held_intent(now), catalogue);
         self.event(now, EventKind::Decision(decision))
     }
@@ -1119,7 +1119,7 @@ impl Pipeline {
     }
 }
 
-fn load_catalogue(bundle: &Bundle, lang: &str) -> Result<Option<(Catalogue, Lang)>, PipelineError> {
+fn load_catalogue(bundle: &Bundle, lang: &str) -> Result<Option<(Arc<Catalogue>, Lang)>, PipelineError> {
     let Some(path) = bundle.catalogue() else { return Ok(None) };
     let text = std::fs::read_to_string(&path).map_err(|source| ConfigError::Read { path: path.clone(), source })?;
     let intents: Vec<(Arc<str>, usize)> =
@@ -1129,7 +1129,7 @@ fn load_catalogue(bundle: &Bundle, lang: &str) -> Result<Option<(Catalogue, Lang
     let lang = catalogue
         .language(lang)
         .map_err(|source| PipelineError::Language { catalogue: path.display().to_string(), source })?;
-    Ok(Some((catalogue, lang)))
+    Ok(Some((catalogue.into(), lang)))
 }
 
 fn load_head(bundle: &Bundle, index: usize, encoder: &OnnxEncoder) -> Result<Option<Head>, PipelineError> {

@@ -25,7 +25,7 @@ use attendant::emit::mqtt::meters::Meters;
 use attendant::emit::mqtt::topics::Topics;
 use attendant::emit::mqtt::{MqttSink, backlog};
 use attendant::metrics::Registry;
-use attendant::signal::{Event, EventKind, Mailbox, ModalityView, Monitor, Notices, SCHEMA_VERSION};
+use attendant::signal::{About, Event, EventKind, Mailbox, ModalityView, Monitor, Notices, SCHEMA_VERSION};
 use attendant::supervise::network::{Network, Service};
 use attendant::time::{Micros, MonotonicClock};
 use rumqttc::{Client, Event as Polled, MqttOptions, Packet, QoS};
@@ -223,7 +223,6 @@ fn options(port: u16, queue_dir: Option<PathBuf>) -> Options {
         queue_bytes_max: 1 << 20,
         commands: true,
         inputs: vec![input("card", "camera"), input("speech", "mic"), input("request", "text")],
-        bundle: "kiosk@1.0.0".into(),
         board: "host",
     }
 }
@@ -247,6 +246,7 @@ impl Kiosk {
             meters: Arc::new(Meters::new(&Registry::new())),
             clock: Arc::new(MonotonicClock::new()),
         };
+        context.monitor.tell(About { bundle: "kiosk@1.0.0".into(), texts: None });
         let mine = context.clone();
         let service = Service { name: "mqtt", start: Box::new(move || client::start(&mine)) };
         let network = Some(Network::start(vec![service], Arc::default()).unwrap());
@@ -310,6 +310,14 @@ fn home_assistant_is_told_and_the_last_will_holds() {
     }
     let expected = [("binary_sensor", 4), ("number", 1), ("sensor", 7), ("switch", 3), ("text", 1)];
     assert_eq!(components.iter().map(|(c, n)| (c.as_str(), *n)).collect::<Vec<_>>(), expected);
+    // another bundle takes over: every entity is retained again, with its name
+    let names = |bundle: &str| {
+        let software = format!("{} with {bundle}", env!("CARGO_PKG_VERSION"));
+        ear.all("/config").iter().filter(|e| e.json()["device"]["sw_version"] == *software).count()
+    };
+    assert_eq!((names("kiosk@1.0.0"), names("kiosk@1.1.0")), (16, 0));
+    until("nobody reads", || kiosk.context.monitor.tell(About { bundle: "kiosk@1.1.0".into(), texts: None }));
+    until("every entity with the new bundle", || names("kiosk@1.1.0") == 16);
     // the process dies: nobody says goodbye
     kiosk.network = None;
     ear.wait("the last will", "/availability", |h| h.payload == b"offline");

@@ -94,6 +94,10 @@ fn every_way_out_and_everything_kept_is_named() {
     assert_eq!(whats("leaves"), ["page", "broker", "program", "events"]);
     assert_eq!(whats("kept"), ["events", "queue"]);
     assert!(report["leaves"][1]["how"].as_str().unwrap().starts_with("NOT encrypted"), "{report:#}");
+    let page = |report: &Value| report["leaves"][0]["how"].as_str().unwrap().to_owned();
+    assert!(page(&report).ends_with("no pictures, no sound"), "{report:#}");
+    let report = privacy("[web]\nlisten = \"127.0.0.1:8099\"\npreview = true\n");
+    assert!(page(&report).contains("PICTURES of the camera"), "{report:#}");
 }
 
 #[test]

@@ -16,10 +16,10 @@ use attendant::bundle::refused::Why;
 use attendant::bundle::sign::{Trust, normalized};
 use attendant::capture::recording::Recording;
 use attendant::capture::{CaptureError, Mic};
-use attendant::emit::{JsonLines, Sink};
+use attendant::emit::{JsonLines, Sink, SinkError};
 use attendant::metrics::Registry;
 use attendant::pipeline::{Options, Pipeline};
-use attendant::signal::{AudioBlock, Command as Asked, Mailbox, Monitor, Notices, Sample};
+use attendant::signal::{AudioBlock, Command as Asked, Event, Mailbox, Monitor, Notices, Sample};
 use attendant::supervise::update::{Limits, Settings, Updater, golden, self_test};
 use attendant::supervise::{LiveSource, Opener, Outcome, Outside, Upkeep, live};
 use attendant::time::{Clock, Micros, VirtualClock};
@@ -298,12 +298,35 @@ fn sound(end: Micros) -> VecDeque<AudioBlock> {
     blocks
 }
 
+/// Compares what observers are told of the bundle with what every event says, as it comes.
+struct Witness<'a> {
+    monitor: Arc<Monitor>,
+    wrong: &'a mut Vec<String>,
+    languages: &'a mut Vec<serde_json::Value>,
+}
+
+impl Sink for Witness<'_> {
+    fn emit(&mut self, event: &Event) -> Result<(), SinkError> {
+        let about = self.monitor.about();
+        if about.bundle != event.bundle {
+            self.wrong.push(format!("event {} of {}: told {}", event.seq, event.bundle, about.bundle));
+        }
+        let languages = about.texts.unwrap().listing()["languages"].clone();
+        if self.languages.last() != Some(&languages) {
+            self.languages.push(languages);
+        }
+        Ok(())
+    }
+}
+
 /// A live run of the shipped bundle whose microphone waits for `gates`.
 struct Run {
     outcome: Outcome,
     lines: String,
     windows: u64,
     bundle: String,
+    /// Of the catalogues that observers were told of, in turn.
+    languages: Vec<serde_json::Value>,
 }
 
 fn run(dir: &Path, end: Micros, gates: Vec<(Micros, Gate)>, outside: Outside) -> Run {
@@ -312,6 +335,8 @@ fn run(dir: &Path, end: Micros, gates: Vec<(Micros, Gate)>, outside: Outside) ->
     let clock: Arc<dyn Clock> = Arc::new(VirtualClock::default());
     let monitor = Arc::new(Monitor::new());
     let outside = Outside { monitor: Some(Arc::clone(&monitor)), ..outside };
+    let (mut wrong, mut languages) = (Vec::new(), Vec::new());
+    let witness = Witness { monitor: Arc::clone(&monitor), wrong: &mut wrong, languages: &mut languages };
     let mic = Scripted { blocks: sound(end), gates: gates.into(), clock: Arc::clone(&clock), monitor };
     let mic = Mutex::new(Some(mic));
     let open = move || {
@@ -321,12 +346,14 @@ fn run(dir: &Path, end: Micros, gates: Vec<(Micros, Gate)>, outside: Outside) ->
     let sources = vec![LiveSource { name: "mic".into(), paced: true, opener: Opener::Mic(Box::new(open)) }];
     let mut lines = Vec::new();
     let outcome = {
-        let mut sinks: Vec<Box<dyn Sink + '_>> = vec![Box::new(JsonLines::new("memory", &mut lines))];
+        let mut sinks: Vec<Box<dyn Sink + '_>> =
+            vec![Box::new(JsonLines::new("memory", &mut lines)), Box::new(witness)];
         let mut upkeep = Upkeep { outside, ..Upkeep::default() };
         live(sources, &mut pipeline, &clock, &mut sinks, &AtomicBool::new(false), &mut upkeep).unwrap()
     };
+    assert!(wrong.is_empty(), "{wrong:?}");
     let windows = pipeline.counters().map(|(_, c)| c.windows).sum();
-    Run { outcome, lines: String::from_utf8(lines).unwrap(), windows, bundle: pipeline.bundle().to_string() }
+    Run { outcome, lines: String::from_utf8(lines).unwrap(), windows, bundle: pipeline.bundle().to_string(), languages }
 }
 
 /// A device with an inbox, and a run on it.
@@ -416,11 +443,13 @@ fn a_new_bundle_takes_over_in_a_live_run_without_losing_a_window() {
     let device = Device::new();
     let next = device.dir.path().join("next");
     kiosk_copy(&next, "1.1.0");
+    replace(&next.join("advice.toml"), r#"languages = ["en", "zh"]"#, r#"languages = ["zh", "en"]"#);
     let path = device.put("kiosk-1.1.0.attendant", &device.keys.pack(&next, 3));
     let updated = device.run(end, vec![(Micros(3 * SECOND.0), device.reload(&path))]);
     assert!(updated.lines.contains(r#""notice":"swapped""#), "{}", updated.lines);
     assert_eq!(updated.bundle, "kiosk@1.1.0", "{}", updated.lines);
     assert!(updated.lines.contains(r#""bundle":"kiosk@1.0.0""#) && updated.lines.contains(r#""bundle":"kiosk@1.1.0""#));
+    assert_eq!(updated.languages, [serde_json::json!(["en", "zh"]), serde_json::json!(["zh", "en"])]);
     assert_eq!(updated.windows, plain.windows, "no window is lost, none is made twice");
     assert!(plain.windows > 50, "{} windows", plain.windows);
     assert_eq!((updated.outcome.samples, updated.outcome.restarts[0].dropped), (plain.outcome.samples, 0));
@@ -453,6 +482,8 @@ fn a_bundle_that_does_not_do_is_given_up_and_the_old_one_goes_on() {
     let run = device.run(Micros(16 * SECOND.0), vec![(Micros(3 * SECOND.0), device.reload(&path))]);
     assert!(run.lines.contains(r#""notice":"swapped""#), "{}", run.lines);
     assert_eq!(run.bundle, "kiosk@1.0.0", "{}", run.lines);
+    // the bundle before has its texts back; both have the same
+    assert_eq!(run.languages.len(), 1);
     let last = run.lines.lines().rfind(|l| l.contains(r#""modality":"speech","state""#)).unwrap();
     assert!(last.contains(r#""modality":"speech","state":"ok""#), "{last}");
     let store = device.store();

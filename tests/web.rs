@@ -4,14 +4,18 @@
 use std::io::{BufRead as _, BufReader, ErrorKind, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use attendant::bundle::Bundle;
 use attendant::emit::Sink as _;
-use attendant::emit::web::{self, Facts, Setup, WebSink};
+use attendant::emit::web::{self, Facts, Rate, Setup, WebSink};
 use attendant::metrics::{Histogram, Registry};
 use attendant::pipeline::{Options, Pipeline};
-use attendant::signal::{Event, EventKind, Mailbox, ModalityState, ModalityView, Monitor, Posted, SCHEMA_VERSION};
+use attendant::signal::{
+    About, Event, EventKind, Frame, Listing, Mailbox, ModalityState, ModalityView, Monitor, PixelFormat, Posted,
+    Preview, SCHEMA_VERSION,
+};
 use attendant::supervise::network::{Network, Service};
 use attendant::time::{Clock, Micros, VirtualClock, now_ns};
 
@@ -31,14 +35,26 @@ struct Kiosk {
 
 fn facts() -> Facts {
     Facts {
-        bundle: "kiosk@1.0.0".into(),
         board: "host",
         tier: "scalar".into(),
         labels: vec!["desk_3".into(), "desk_8".into(), "none".into()],
         inputs: vec![("card".into(), "camera".into(), false), ("request".into(), "text".into(), true)],
-        catalogue: serde_json::json!({ "languages": ["en"] }),
         notice: [("en".to_owned(), "You are seen and heard.".to_owned())].into(),
     }
+}
+
+/// The texts of a bundle that knows these languages.
+#[derive(Debug)]
+struct Texts(&'static [&'static str]);
+
+impl Listing for Texts {
+    fn listing(&self) -> serde_json::Value {
+        serde_json::json!({ "languages": self.0 })
+    }
+}
+
+fn about(bundle: &str, languages: &'static [&'static str]) -> About {
+    About { bundle: bundle.into(), texts: Some(Arc::new(Texts(languages))) }
 }
 
 impl Kiosk {
@@ -48,6 +64,7 @@ impl Kiosk {
 
     fn with(change: impl FnOnce(&mut Setup)) -> Kiosk {
         let (commands, monitor) = (Arc::new(Mailbox::new()), Arc::new(Monitor::new()));
+        assert!(monitor.tell(about("kiosk@1.0.0", &["en"])));
         let clock = Arc::new(VirtualClock::starting_at(Micros::from_ms(1000)));
         let mut setup = Setup {
             listener: TcpListener::bind("127.0.0.1:0").unwrap(),
@@ -55,6 +72,8 @@ impl Kiosk {
             names: Vec::new(),
             token: None,
             clients_max: 224,
+            rate: Rate { hz: 5, burst_max: 10 },
+            preview: None,
             commands: Arc::clone(&commands),
             monitor: Arc::clone(&monitor),
             clock: Arc::clone(&clock) as Arc<dyn Clock>,
@@ -558,6 +577,94 @@ fn a_visitor_who_does_nothing_but_send_is_slowed_down_and_a_full_mailbox_says_so
     let statuses: Vec<u16> = (0..10).map(|_| send(&kiosk)).collect();
     assert_eq!(statuses[..6], [202; 6], "the mailbox holds 16");
     assert_eq!(statuses[6..], [503; 4]);
+    assert_eq!(kiosk.metric(r#"attendant_http_refused_total{reason="rate"}"#), 2);
+
+    let strict = Kiosk::with(|setup| setup.rate = Rate { hz: 1, burst_max: 2 });
+    assert_eq!([(); 4].map(|()| send(&strict)), [202, 202, 429, 429]);
+    strict.clock.sleep_until(strict.clock.now() + Micros::from_ms(1000));
+    assert_eq!([(); 2].map(|()| send(&strict)), [202, 429]);
+    assert_eq!(strict.metric(r#"attendant_http_refused_total{reason="rate"}"#), 3);
+}
+
+/// What the inference loop does for a preview: it hands over a picture that says its number, whenever one is wanted.
+fn film(preview: &Arc<Preview>) -> impl Drop {
+    struct Film(Arc<AtomicBool>, Option<std::thread::JoinHandle<()>>);
+    impl Drop for Film {
+        fn drop(&mut self) {
+            self.0.store(true, Ordering::Relaxed);
+            self.1.take().unwrap().join().unwrap();
+        }
+    }
+    let (over, preview) = (Arc::new(AtomicBool::new(false)), Arc::clone(preview));
+    let is_over = Arc::clone(&over);
+    let thread = std::thread::spawn(move || {
+        let mut number = 0;
+        while !is_over.load(Ordering::Relaxed) {
+            if preview.is_wanted() {
+                number += 1;
+                let data = format!("\u{1}picture {number}").into_bytes();
+                preview.offer(&Frame { format: PixelFormat::Jpeg, data, ..Frame::default() });
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    });
+    Film(over, Some(thread))
+}
+
+#[test]
+fn the_newest_picture_is_made_for_who_asks_and_not_too_often() {
+    let preview = Arc::new(Preview::new("camera".into()));
+    let mut kiosk = Kiosk::with(|setup| setup.preview = Some(Arc::clone(&preview)));
+    kiosk.emit(EventKind::Start);
+    let film = film(&preview);
+    assert_eq!(kiosk.get("/api/state").json()["preview"], true);
+    let seen = |kiosk: &Kiosk| kiosk.get("/api/preview.jpg").body;
+    let first = kiosk.get("/api/preview.jpg");
+    assert_eq!((first.status, &*first.body), (200, "\u{1}picture 1"));
+    assert!(first.head.contains("cache-control: no-store") && first.head.contains("content-type: image/jpeg"));
+    assert!(!preview.is_wanted(), "nobody asks any more");
+    assert_eq!(seen(&kiosk), "\u{1}picture 1", "within half a second all get the same");
+    kiosk.clock.sleep_until(Micros::from_ms(1500));
+    assert_eq!(seen(&kiosk), "\u{1}picture 2");
+    assert_eq!(kiosk.metric("attendant_http_previews_total"), 3);
+
+    // a page elsewhere that shows it, another name
+    for (header, status) in [
+        ("Origin: http://evil.example", 403),
+        ("Sec-Fetch-Site: cross-site", 403),
+        ("Sec-Fetch-Site: same-origin", 200),
+    ] {
+        assert_eq!(kiosk.ask("GET /api/preview.jpg", &[header], "").status, status, "{header}");
+    }
+    let stranger = "GET /api/preview.jpg HTTP/1.1\r\nHost: evil.example\r\nConnection: close\r\n\r\n";
+    assert_eq!(kiosk.raw(stranger.as_bytes()).status, 421);
+
+    // hidden: muted by a command, by the switch (which looks like a device that is gone), and failed
+    let says = |state, reason: &str| EventKind::Modality { modality: "card".into(), state, reason: reason.into() };
+    let hidden = [
+        (says(ModalityState::Absent, "muted"), "camera is muted"),
+        (says(ModalityState::Failed, "camera: muted by the switch"), "camera has failed: camera: muted by the switch"),
+    ];
+    for (kind, why) in hidden {
+        kiosk.emit(kind);
+        kiosk.wait_for("the refusal", |k| k.get("/api/preview.jpg").status == 503);
+        let refused = kiosk.get("/api/preview.jpg");
+        assert_eq!((refused.status, &refused.json()["error"]), (503, &serde_json::json!(why)));
+        kiosk.emit(says(ModalityState::Ok, "samples arrive"));
+        kiosk.wait_for("the camera", |k| k.get("/api/preview.jpg").status == 200);
+    }
+    assert_eq!(seen(&kiosk), "\u{1}picture 4", "a picture from before it was hidden is not shown again");
+    assert!(kiosk.monitor.renew(|s| s.muted.push("camera".into()).unwrap()));
+    assert_eq!(kiosk.get("/api/preview.jpg").status, 503, "before its event has come");
+    assert!(kiosk.monitor.renew(|s| s.muted.clear()));
+
+    // a camera that gives nothing
+    drop(film);
+    kiosk.clock.sleep_until(Micros::from_ms(2500));
+    let refused = kiosk.get("/api/preview.jpg");
+    assert_eq!((refused.status, &refused.json()["error"]), (503, &"camera has given no picture for 1500 ms".into()));
+    assert!(!preview.is_wanted(), "who has gone away wants none");
+    assert!(kiosk.metric(r#"attendant_http_refused_total{reason="no_picture"}"#) >= 4);
 }
 
 #[test]
@@ -588,6 +695,23 @@ fn health_is_of_the_loop_and_of_the_modalities() {
     assert_eq!(health(&kiosk).0, 200);
     kiosk.monitor.end();
     assert_eq!(health(&kiosk), (503, "not ready: the inference loop does not run\n".into()));
+}
+
+#[test]
+fn a_bundle_that_takes_over_is_named_wherever_the_one_before_was() {
+    let kiosk = Kiosk::open();
+    let named = |bundle: &str, languages: &[&str]| {
+        let json = |path: &str| serde_json::from_str::<serde_json::Value>(&kiosk.get(path).body).unwrap();
+        assert_eq!(json("/api/state")["bundle"], *bundle);
+        assert_eq!(json("/api/catalogue")["languages"], serde_json::json!(languages));
+        let info = format!(r#"attendant_build_info{{bundle="{bundle}",board="host",kernels="scalar"}}"#);
+        assert_eq!(kiosk.metric(&info), 1);
+    };
+    named("kiosk@1.0.0", &["en"]);
+    kiosk.wait_for("a moment in which nobody reads", |k| k.monitor.tell(about("kiosk@1.1.0", &["en", "zh"])));
+    named("kiosk@1.1.0", &["en", "zh"]);
+    kiosk.wait_for("a moment in which nobody reads", |k| k.monitor.tell(about("kiosk@1.0.0", &["en"])));
+    named("kiosk@1.0.0", &["en"]);
 }
 
 #[test]

@@ -106,7 +106,8 @@ fn serve(
     let mut services = Vec::new();
     if asked.web.is_some() || asked.mqtt.is_some() {
         visitors.outside.commands = Some(Arc::default());
-        visitors.outside.monitor = Some(Arc::default());
+        let monitor = visitors.outside.monitor.insert(Arc::default());
+        monitor.tell(pipeline.about());
         visitors.outside.notices = Some(Arc::default());
     }
     if let Some(spec) = &asked.web {
@@ -158,27 +159,40 @@ fn page(
 ) -> Result<Service, Failure> {
     use attendant::emit::web;
 
-    if spec.preview {
-        log::warn!("web.preview = true: this version makes no preview");
-    }
     let failed = |source| Failure::Output { path: format!("web.listen {}", spec.listen), source };
     let listener = std::net::TcpListener::bind(spec.listen).map_err(failed)?;
     let address = listener.local_addr().map_err(failed)?;
+    let preview = preview(spec, pipeline);
     let (sink, server) = web::open(web::Setup {
         listener,
         facts: facts(pipeline, notice)?,
         names: names(spec),
         token: spec.token_file.as_deref().map(token).transpose()?,
         clients_max: spec.clients_max as usize,
+        rate: web::Rate { hz: spec.rate_hz, burst_max: spec.burst_max },
+        preview: preview.clone(),
         commands: visitors.outside.commands.clone().unwrap_or_default(),
         monitor: visitors.outside.monitor.clone().unwrap_or_default(),
         clock: Arc::clone(clock),
         registry: Arc::clone(registry),
     });
     visitors.sinks.push(Box::new(sink));
+    visitors.outside.preview = preview;
     visitors.outside.stays = true;
     eprintln!("the page is on http://{address}/, what the models see on http://{address}/live");
     Ok(Service { name: "web", start: Box::new(move || Box::pin(server.clone().serve())) })
+}
+
+/// Where the camera's pictures can be seen, if the configuration allows it.
+#[cfg(feature = "web")]
+fn preview(spec: &WebSpec, pipeline: &Pipeline) -> Option<Arc<attendant::signal::Preview>> {
+    let source = pipeline.camera().filter(|_| spec.preview);
+    match source {
+        Some(source) => log::warn!("web.preview = true: pictures of {source} can be seen on the page /live"),
+        None if spec.preview => log::warn!("web.preview = true: the bundle takes no pictures, there is no preview"),
+        None => {}
+    }
+    source.map(|source| Arc::new(attendant::signal::Preview::new(Arc::clone(source))))
 }
 
 /// Connects in the background: a broker that is away may come later.
@@ -245,7 +259,6 @@ fn options(spec: &MqttSpec, pipeline: &Pipeline) -> Result<attendant::emit::mqtt
         queue_bytes_max: spec.queue_bytes_max,
         commands: spec.commands,
         inputs: pipeline.inputs().map(input).collect(),
-        bundle: pipeline.bundle().to_string(),
         board: attendant::board::BOARD.name,
     })
 }
@@ -260,12 +273,10 @@ fn host_name() -> String {
 #[cfg(feature = "web")]
 fn facts(pipeline: &Pipeline, notice: &BTreeMap<String, String>) -> Result<attendant::emit::web::Facts, Failure> {
     Ok(attendant::emit::web::Facts {
-        bundle: Arc::clone(pipeline.bundle()),
         board: attendant::board::BOARD.name,
         tier: attendant::infer::kernel_tier()?.to_string(),
         labels: pipeline.labels().to_vec(),
         inputs: pipeline.inputs().map(|(name, source, typed)| (Arc::clone(name), Arc::clone(source), typed)).collect(),
-        catalogue: pipeline.catalogue().map_or(serde_json::Value::Null, |c| c.listing()),
         notice: notice.clone(),
     })
 }

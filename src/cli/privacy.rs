@@ -271,8 +271,9 @@ fn leaves(common: &Common, run: &RunArguments) -> Vec<Entry> {
     if let Some(web) = &run.asked.web {
         let who = if web.listen.ip().is_loopback() { "programs of this machine" } else { "whoever reaches it" };
         let token = if web.token_file.is_some() { ", with the token" } else { "" };
+        let pictures = if web.preview { "PICTURES of the camera (web.preview)" } else { "no pictures" };
         let how =
-            format!("{who}{token}: events, texts that were typed, levels and spectra of sound; no pictures, no sound");
+            format!("{who}{token}: events, texts that were typed, levels and spectra of sound; {pictures}, no sound");
         all.push(entry("page", web.listen.to_string(), how));
     }
     if let Some(mqtt) = &run.asked.mqtt {

@@ -12,7 +12,7 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use crate::config::{ConfigError, from_toml};
-use crate::signal::{Advice, Choice, Decision, DecisionState, MAX_CHOICES};
+use crate::signal::{Advice, Choice, Decision, DecisionState, Listing, MAX_CHOICES};
 
 use super::{Policy, Verdict};
 
@@ -293,40 +293,6 @@ impl Catalogue {
         }
     }
 
-    /// Every text by its id and language, for a page that has to show any of them: `languages`, `classes` in label order with `short` and
-    /// `texts`, `intents` by id with `class` and `texts`, `rules`.
-    #[must_use]
-    pub fn listing(&self) -> serde_json::Value {
-        use serde_json::{Map, Value, json};
-        let texts = |by_lang: &ByLang| -> Value {
-            let pairs = self.languages.iter().zip(by_lang);
-            Value::Object(pairs.map(|(lang, text)| (lang.to_string(), json!(text))).collect())
-        };
-        let classes: Vec<Value> = self
-            .labels
-            .iter()
-            .zip(&self.classes)
-            .filter_map(|(label, class)| {
-                let class = class.as_ref()?;
-                Some(json!({ "class": label, "short": texts(&class.short), "texts": texts(&class.text) }))
-            })
-            .collect();
-        let intent = |i: &IntentText| json!({ "class": self.labels[i.class], "texts": texts(&i.text) });
-        let intents: Map<String, Value> = self.intents.values().map(|i| (i.id.to_string(), intent(i))).collect();
-        let [ask, ask_three] = &self.ask;
-        json!({
-            "languages": self.languages,
-            "classes": classes,
-            "intents": intents,
-            "rules": {
-                "ask": texts(ask),
-                "ask_three": texts(ask_three),
-                "escalate": texts(&self.escalate),
-                "exit": texts(&self.exit),
-            },
-        })
-    }
-
     /// What to do about the advice with this `id`.
     #[must_use]
     pub fn actions(&self, id: &str) -> &[Action] {
@@ -371,6 +337,41 @@ impl Catalogue {
             })
             .collect();
         self.questions = questions;
+    }
+}
+
+impl Listing for Catalogue {
+    /// Every text by its id and language, for a page that has to show any of them: `languages`, `classes` in label order with `short` and
+    /// `texts`, `intents` by id with `class` and `texts`, `rules`.
+    fn listing(&self) -> serde_json::Value {
+        use serde_json::{Map, Value, json};
+        let texts = |by_lang: &ByLang| -> Value {
+            let pairs = self.languages.iter().zip(by_lang);
+            Value::Object(pairs.map(|(lang, text)| (lang.to_string(), json!(text))).collect())
+        };
+        let classes: Vec<Value> = self
+            .labels
+            .iter()
+            .zip(&self.classes)
+            .filter_map(|(label, class)| {
+                let class = class.as_ref()?;
+                Some(json!({ "class": label, "short": texts(&class.short), "texts": texts(&class.text) }))
+            })
+            .collect();
+        let intent = |i: &IntentText| json!({ "class": self.labels[i.class], "texts": texts(&i.text) });
+        let intents: Map<String, Value> = self.intents.values().map(|i| (i.id.to_string(), intent(i))).collect();
+        let [ask, ask_three] = &self.ask;
+        json!({
+            "languages": self.languages,
+            "classes": classes,
+            "intents": intents,
+            "rules": {
+                "ask": texts(ask),
+                "ask_three": texts(ask_three),
+                "escalate": texts(&self.escalate),
+                "exit": texts(&self.exit),
+            },
+        })
     }
 }
 

@@ -2,16 +2,17 @@
 //!
 //! What was captured stays: windows of sound and series that are half full, and the last input of every modality, which the new models encode
 //! again. So no window is lost where a modality's preprocessing is the same in both bundles; where it differs, its window begins anew.
-//! What observers were told at the start stays true: a pipeline that says something else of itself cannot succeed.
+//! What observers were told at the start stays true, but for the bundle's name and texts ([`About`]), which they are told again: a pipeline
+//! of other modalities or classes cannot succeed.
 
 use std::sync::Arc;
 
 use log::warn;
 
 use super::Pipeline;
-use crate::decide::advice::Catalogue;
+use crate::board::Kind;
 use crate::infer::Encoder as _;
-use crate::signal::{Event, ModalityState};
+use crate::signal::{About, Event, Listing, ModalityState};
 use crate::time::Micros;
 
 /// How a modality does, as far as its models are to blame.
@@ -25,7 +26,7 @@ pub enum Health {
     Ailing,
 }
 
-/// What observers are told at the start.
+/// What observers are told.
 impl Pipeline {
     /// `name@version` of the bundle.
     #[must_use]
@@ -38,15 +39,29 @@ impl Pipeline {
         self.stages.iter().map(|s| (&s.name, &s.source, s.is_text()))
     }
 
-    /// The advice catalogue, if the bundle has one.
+    /// The first source whose pictures an encoder takes.
     #[must_use]
-    pub fn catalogue(&self) -> Option<&Catalogue> {
-        self.catalogue.as_ref().map(|(catalogue, _)| catalogue)
+    pub fn camera(&self) -> Option<&Arc<str>> {
+        self.stages.iter().find(|s| s.takes(Kind::Image)).map(|s| &s.source)
+    }
+
+    /// Whether the pictures of `source` are taken at present: it is not muted.
+    #[must_use]
+    pub fn takes_pictures_of(&self, source: &str) -> bool {
+        self.stages.iter().any(|s| *s.source == *source && s.takes(Kind::Image) && s.left_out().is_none())
+    }
+
+    /// What they are told again when another bundle takes over.
+    #[must_use]
+    pub fn about(&self) -> About {
+        let texts = self.catalogue.as_ref().map(|(catalogue, _)| Arc::clone(catalogue) as Arc<dyn Listing>);
+        About { bundle: Arc::clone(&self.bundle_id), texts }
     }
 }
 
 impl Pipeline {
-    /// Whether it can take the place of `other` while a run goes on: what observers were told at the start has to stay true.
+    /// Whether it can take the place of `other` while a run goes on: what observers were told at the start has to stay true,
+    /// but for [`Pipeline::about`].
     ///
     /// # Errors
     /// What differs.

@@ -8,6 +8,7 @@ mod command;
 mod event;
 mod monitor;
 mod notices;
+mod preview;
 mod result;
 mod sample;
 mod speaking;
@@ -19,8 +20,9 @@ pub use event::{
     Advice, Choice, DecidedBy, Decision, DecisionState, Event, EventKind, MAX_CHOICES, MAX_MODALITIES, MUTED,
     ModalityState, ModalityView, OFFER_HOLDS, SCHEMA_VERSION, StageCounters,
 };
-pub use monitor::{Latencies, Monitor, RecorderCounts, SNAPSHOT_EVERY, Snapshot, SourceView};
+pub use monitor::{About, Latencies, Listing, Monitor, RecorderCounts, SNAPSHOT_EVERY, Snapshot, SourceView};
 pub use notices::{NOTICES_MAX, Notice, Notices};
+pub use preview::Preview;
 pub use result::{Detection, Found, HeadFiles, MAX_LANDMARKS, Neighbour, Placement, TagChange, TagState};
 pub use sample::{AudioBlock, Frame, FrameSeq, PixelFormat, Reading, Sample, SampleIdx, Utterance};
 pub use speaking::Speaking;

@@ -1,4 +1,5 @@
-//! What observers of a run may look at: a snapshot that the inference loop renews, and latencies that it records as it goes.
+//! What observers of a run may look at: a snapshot that the inference loop renews, the bundle that runs, and latencies that the loop records
+//! as it goes.
 //!
 //! Written by the inference loop, read by whoever shows or exports it. The loop never waits: a snapshot that is being read is
 //! renewed at the next turn. Buffers keep their size, so that renewing allocates nothing after the first time. Nothing is
@@ -94,6 +95,21 @@ pub struct Snapshot {
     pub celsius: Option<f32>,
 }
 
+/// The texts of a bundle, for a page that has to show any of them.
+pub trait Listing: std::fmt::Debug + Send + Sync {
+    /// Every text by its id and language, as `GET /api/catalogue` answers.
+    fn listing(&self) -> serde_json::Value;
+}
+
+/// What the bundle that runs says of itself. A run may go on with another one; what is not told here stays the same then.
+#[derive(Clone, Debug, Default)]
+pub struct About {
+    /// `name@version`.
+    pub bundle: Arc<str>,
+    /// Its advice catalogue, if it has one.
+    pub texts: Option<Arc<dyn Listing>>,
+}
+
 /// What a recorder has done, for whoever shows it.
 #[derive(Debug, Default)]
 pub struct RecorderCounts {
@@ -113,6 +129,7 @@ pub struct RecorderCounts {
 #[derive(Debug)]
 pub struct Monitor {
     snapshot: Mutex<Snapshot>,
+    about: Mutex<About>,
     /// When the loop last came round, in microseconds of its clock; `u64::MAX` before the first time and after the last.
     beat_us: AtomicU64,
     /// How long each stage took.
@@ -124,6 +141,7 @@ impl Default for Monitor {
     fn default() -> Self {
         Monitor {
             snapshot: Mutex::default(),
+            about: Mutex::default(),
             beat_us: AtomicU64::new(u64::MAX),
             latencies: Latencies::default(),
             recorder: OnceLock::new(),
@@ -153,6 +171,18 @@ impl Monitor {
     #[must_use]
     pub fn recorder(&self) -> Option<&RecorderCounts> {
         self.recorder.get().map(|counts| &**counts)
+    }
+
+    /// Says which bundle runs, unless somebody reads it at this moment. Whether it did.
+    pub fn tell(&self, about: About) -> bool {
+        let was_free = self.about.try_lock();
+        was_free.map(|mut told| *told = about).is_ok()
+    }
+
+    /// Which bundle runs. For the observers' threads.
+    #[must_use]
+    pub fn about(&self) -> About {
+        self.about.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// The loop has ended.

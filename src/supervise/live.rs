@@ -360,6 +360,7 @@ fn consume(
                         if led_to_decision {
                             decided.record(latency);
                         }
+                        attention.preview(&names[i], &buffers[i], pipeline);
                     }
                     Taken::Empty => break,
                     Taken::Closed => {

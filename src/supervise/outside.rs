@@ -10,8 +10,8 @@ use log::{info, warn};
 use crate::pipeline::Pipeline;
 use crate::queue::Wake;
 use crate::signal::{
-    COMMANDS_MAX, Command, Event, Mailbox, Monitor, NOTICES_MAX, Notice, Notices, Posted, SNAPSHOT_EVERY, Sample,
-    Snapshot, Speaking,
+    COMMANDS_MAX, Command, Event, Mailbox, Monitor, NOTICES_MAX, Notice, Notices, Posted, Preview, SNAPSHOT_EVERY,
+    Sample, Snapshot, Speaking,
 };
 use crate::time::{self, Micros};
 
@@ -33,6 +33,8 @@ pub struct Outside {
     pub updates: Option<Arc<Updates>>,
     /// Who hears of what the sandbox has refused.
     pub sandbox: Option<Arc<Watch>>,
+    /// Who wants to see the camera's pictures.
+    pub preview: Option<Arc<Preview>>,
     /// Files that have ended leave the loop running until it is stopped, so that the page goes on answering.
     pub stays: bool,
 }
@@ -45,8 +47,12 @@ impl Outside {
 
     /// The loop's side of it, for `pipeline`.
     pub(super) fn attend(&self, pipeline: &mut Pipeline) -> Attention<'_> {
+        let mut told: Arc<str> = "".into();
         if let Some(monitor) = &self.monitor {
             pipeline.measure(monitor, time::now_ns);
+            if monitor.tell(pipeline.about()) {
+                told = Arc::clone(pipeline.bundle());
+            }
         }
         Attention {
             outside: self,
@@ -54,6 +60,7 @@ impl Outside {
             posted: Posted::default(),
             next: Micros::ZERO,
             hand: Hand::default(),
+            told,
         }
     }
 }
@@ -66,6 +73,8 @@ pub(super) struct Attention<'a> {
     /// When, on the loop's clock, observers are due a new snapshot.
     next: Micros,
     hand: Hand,
+    /// The bundle that observers have been told of last.
+    told: Arc<str>,
 }
 
 impl Attention<'_> {
@@ -97,9 +106,15 @@ impl Attention<'_> {
         if let Some(updates) = &self.outside.updates {
             self.hand.turn(updates, pipeline, now, events);
         }
+        // before its first event is emitted, unless it is being read: then at the next turn
+        if let Some(monitor) = &self.outside.monitor
+            && !Arc::ptr_eq(&self.told, pipeline.bundle())
+            && monitor.tell(pipeline.about())
+        {
+            self.told = Arc::clone(pipeline.bundle());
+        }
     }
 
-    /// Hands on what outputs have to say.
     /// Hands on what outputs, and the sandbox, have to say.
     pub(super) fn report(&self, pipeline: &mut Pipeline, now: Micros, events: &mut Vec<Event>) {
         if let Some(news) = self.outside.sandbox.as_ref().and_then(|watch| watch.news()) {
@@ -125,6 +140,18 @@ impl Attention<'_> {
         if is_on != self.is_hushed {
             self.is_hushed = is_on;
             pipeline.hush(is_on, now, events);
+        }
+    }
+
+    /// The pipeline has taken `sample` of `source`: a picture is copied if somebody waits for one.
+    pub(super) fn preview(&self, source: &str, sample: &Sample, pipeline: &Pipeline) {
+        let Some(preview) = &self.outside.preview else { return };
+        if let Sample::Frame(frame) = sample
+            && preview.is_wanted()
+            && *preview.source == *source
+            && pipeline.takes_pictures_of(source)
+        {
+            preview.offer(frame);
         }
     }
 

@@ -92,6 +92,7 @@ pub fn play(
         if led_to_decision {
             decided.record(latency);
         }
+        player.attention.preview(&source, &sample, pipeline);
         player.attention.show(pipeline, player.now, clock.now(), |_| {});
     };
     let duration = player.now;

@@ -26,6 +26,7 @@ const PAGE_BYTES_MAX = 150_000;
 const PIXEL_MS_MAX = 1000; // what no visitor would wait for; the aim is 100, and what was measured is printed
 const TOUCH_PX_MIN = 64;
 const EVENTS = 100;
+const SHIFT_MAX = 0.1; // cumulative layout shift, web.dev: "good"; what was measured is printed
 
 /** What only the fake can bring about. */
 const forced = { skip: REAL ? "the scene cannot be forced on a real server" : false };
@@ -133,6 +134,7 @@ const STATES = {
   desks: { at: "desks", go: async (page) => page.click('[data-key="all_desks"]') },
   lost: { at: "desks", go: async () => fake.loseSensors() },
   type: { at: "type", go: async (page) => page.click("#open-type") },
+  notice: { at: "notice", go: async (page) => page.click("#open-notice") },
   starting: { at: "idle", go: async (page) => ((fake.ready = false), page.waitForSelector("#curtain:not([hidden])")) },
 };
 
@@ -501,6 +503,101 @@ test("a longest text is made to fit", forced, async () => {
   }
 });
 
+/** The page has read the state again: the server is asked every two seconds. */
+const stateRead = (page) => page.waitForResponse((r) => new URL(r.url()).pathname === "/api/state");
+
+test("visitors are told of being seen and heard, in their language", forced, async () => {
+  const { page, close } = await open();
+  await page.waitForSelector("#notice-line:not([hidden])");
+  assert.equal(await text(page, "#notice-line"), "A camera and a microphone are on. Nothing leaves this device.");
+  await page.click("#language");
+  assert.match(await text(page, "#notice-line"), /^摄像头/);
+  await page.click("#open-notice");
+  await scene(page, "notice");
+  assert.match(await text(page, "#notice-text"), /^摄像头/);
+  assert.match(await text(page, "#spoken"), /^摄像头/, "a screen reader says it");
+  await page.keyboard.press("Escape");
+  await scene(page, "idle");
+  assert.equal(await page.evaluate(() => document.documentElement.lang), "zh-Hans", "reading is no end of the visit");
+
+  // From a scene of a visit, and back into it; what is decided meanwhile comes first.
+  fake.ask("desk_3", "desk_8");
+  await scene(page, "ask");
+  await page.click("#open-notice");
+  await scene(page, "notice");
+  await page.click('[data-key="back"]');
+  await scene(page, "ask");
+  await page.click("#open-notice");
+  await scene(page, "notice");
+  fake.enter("desk_8");
+  await scene(page, "advice");
+  await page.click("#open-notice");
+  await scene(page, "notice");
+  fake.exit("desk_8");
+  await page.waitForTimeout(8500);
+  await scene(page, "notice");
+  await page.click('[data-key="back"]');
+  await scene(page, "idle");
+
+  // In no language of the page: told all the same, and marked as what it is.
+  fake.notice = { "fr-CA": "Une caméra est allumée.", empty: " " };
+  await page.waitForFunction(() => document.querySelector("#notice-line").lang === "fr-CA");
+  assert.equal(await text(page, "#notice-line"), "Une caméra est allumée.");
+  for (const none of [undefined, {}, "x"]) {
+    fake.notice = none;
+    await stateRead(page);
+    await page.waitForSelector("#notice-line", { state: "hidden" });
+    assert.equal(await page.locator("#open-notice").isVisible(), false);
+    fake.notice = { en: "On." };
+    await page.waitForSelector("#notice-line:not([hidden])");
+  }
+  await close();
+});
+
+test("a bundle that takes over brings its own texts", forced, async () => {
+  const { page, close } = await open();
+  const live = await open("/live");
+  await live.page.locator(".class", { hasText: "3 (home)" }).waitFor();
+  const before = fake.catalogue;
+  fake.catalogue = { ...before, classes: before.classes.map((c) => (c.class === "desk_3" ? { ...c, short: { en: "3 (garden)", zh: "3 号（花园）" } } : c)) };
+  fake.bundle = "kiosk@1.1.0";
+  await page.locator('#grid [data-class="desk_3"] .topic', { hasText: "garden" }).waitFor({ state: "attached" });
+  await live.page.locator("#facts", { hasText: "kiosk@1.1.0" }).waitFor();
+  await live.page.locator(".class", { hasText: "3 (garden)" }).waitFor();
+  fake.catalogue = before;
+  await live.close();
+  await close();
+});
+
+test("a longest notice is whole, at every size and contrast", forced, async () => {
+  const longest = {
+    en: "This screen has a camera and a microphone. They look for the number you show and listen for the number you say. ".repeat(6).slice(0, 600),
+    zh: "本机装有摄像头和麦克风，用来识别您出示的号码和您说出的号码，任何内容都不会离开此设备。".repeat(15).slice(0, 600),
+  };
+  for (const size of Object.keys(SIZES)) {
+    const { page, close } = await open("/", { size });
+    fake.notice = longest;
+    for (const buttons of [[], ["#language"], ["#contrast"], ["#language", "#contrast"]]) {
+      const where = `${size} ${buttons.join(" ")}`;
+      await calm(page);
+      fake.notice = longest;
+      for (const button of buttons) await page.click(button);
+      const told = longest[buttons.includes("#language") ? "zh" : "en"];
+      await page.waitForFunction((t) => document.querySelector("#notice-line").textContent === t, told);
+      await settle(page);
+      assert.deepEqual(await misfits(page, TOUCH_PX_MIN), [], `idle ${where}`);
+      await page.click("#open-notice");
+      await scene(page, "notice");
+      await settle(page);
+      assert.deepEqual(await misfits(page, TOUCH_PX_MIN), [], where);
+      const px = await page.evaluate(() => parseFloat(getComputedStyle(document.querySelector("#notice-text")).fontSize));
+      assert.ok(px >= 14, `${where}: letters of ${px} px`);
+      await axe(page, where);
+    }
+    await close();
+  }
+});
+
 // How it looks
 
 for (const size of Object.keys(SIZES)) {
@@ -548,12 +645,12 @@ test("wishes of the device are kept: more contrast, less motion", forced, async 
 test("by keyboard: every scene has a focus that is seen, in reading order", forced, async () => {
   const { page, close } = await open();
   const order = [];
-  for (let i = 0; i < 4; i += 1) {
+  for (let i = 0; i < 5; i += 1) {
     await page.keyboard.press("Tab");
     order.push(await page.evaluate(() => document.activeElement.id || document.activeElement.dataset.key));
     assert.notEqual(await page.evaluate(() => getComputedStyle(document.activeElement).outlineStyle), "none");
   }
-  assert.deepEqual(order, ["contrast", "language", "open-type", "all_desks"]);
+  assert.deepEqual(order, ["open-notice", "contrast", "language", "open-type", "all_desks"]);
   await page.keyboard.press("Enter");
   await scene(page, "desks");
   assert.equal(await page.evaluate(() => document.activeElement.dataset.class), "desk_0");
@@ -562,7 +659,75 @@ test("by keyboard: every scene has a focus that is seen, in reading order", forc
   await close();
 });
 
+for (const size of Object.keys(SIZES)) {
+  test(`nothing jumps when something appears at ${SIZES[size].join(" x ")}`, forced, async () => {
+    const { page, close } = await open("/", { size });
+    await page.waitForSelector("#notice-line:not([hidden])");
+    await page.evaluate(() => {
+      globalThis.shifts = [];
+      // What moves within half a second of a touch or a key is what the visitor asked for, as everywhere where this is measured.
+      const count = (found) => globalThis.shifts.push(...found.getEntries().filter((e) => !e.hadRecentInput).map((e) => e.value));
+      new PerformanceObserver(count).observe({ type: "layout-shift", buffered: true });
+    });
+    const taken = async () => {
+      await settle(page);
+      await page.waitForTimeout(150);
+      return page.evaluate(() => globalThis.shifts.splice(0).reduce((a, b) => a + b, 0));
+    };
+    const shifts = { load: await taken() };
+    for (const name of Object.keys(STATES)) {
+      await calm(page);
+      const before = await taken();
+      await STATES[name].go(page);
+      await scene(page, STATES[name].at);
+      shifts[name] = Math.max(before, await taken());
+    }
+    // From a scene straight into another one, and a text that grows where it stands.
+    await calm(page);
+    fake.ask("desk_3", "desk_8");
+    await scene(page, "ask");
+    await taken();
+    fake.enter("desk_8");
+    await scene(page, "advice");
+    shifts["ask to advice"] = await taken();
+    fake.enter("desk_5", { intent: "lost_luggage", weights: { card: 0.1, speech: 0.2, request: 0.7 } });
+    await page.waitForFunction(() => document.querySelector("#numeral").textContent === "5");
+    shifts["advice to advice"] = await taken();
+    const told = Object.entries(shifts).map(([name, value]) => `${name} ${value.toFixed(4)}`);
+    console.log(`layout shift at ${size}: ${told.join(", ")}`);
+    assert.deepEqual(Object.entries(shifts).filter(([, value]) => value >= SHIFT_MAX), []);
+    // The observer works: something that is pushed aside is seen.
+    await page.waitForTimeout(600);
+    await page.evaluate(() => document.querySelector("#stage").style.setProperty("margin-top", "200px"));
+    assert.ok((await taken()) > 0, "a shift that was made on purpose is not seen");
+    await close();
+  });
+}
+
 // Both pages, any server
+
+test("both pages say what they are", async () => {
+  for (const path of ["/", "/live"]) {
+    const { page, close } = await open(path);
+    const head = await page.evaluate(() => ({
+      doctype: document.doctype?.name,
+      mode: document.compatMode,
+      charset: document.characterSet,
+      title: document.title,
+      lang: document.documentElement.lang,
+      description: document.querySelector('meta[name="description"]')?.content ?? "",
+      viewport: document.querySelector('meta[name="viewport"]')?.content ?? "",
+      headings: document.querySelectorAll("h1").length,
+      unsized: [...document.images].filter((i) => !i.hasAttribute("width") || !i.hasAttribute("height") || !i.hasAttribute("alt")).length,
+    }));
+    assert.deepEqual([head.doctype, head.mode, head.charset, head.unsized], ["html", "CSS1Compat", "UTF-8", 0], path);
+    assert.ok(head.title.length >= 5 && head.description.length >= 30 && head.headings >= 1, JSON.stringify(head));
+    assert.match(head.lang, /^(en|zh-Hans)$/);
+    assert.match(head.viewport, /width=device-width/);
+    assert.doesNotMatch(head.viewport, /user-scalable|maximum-scale/, "who needs larger letters may have them");
+    await close();
+  }
+});
 
 test("the page without a scene: accessible, whole, and from one origin", async () => {
   for (const [path, size] of [["/", "portrait"], ["/", "landscape"], ["/", "panel"], ["/live", "landscape"], ["/live", "panel"]]) {
@@ -602,6 +767,27 @@ test("the integrator sees what the server says, and what it does not", forced, a
   for (const at of ["#fused", "#stages", "#queues", "#mel-none"]) assert.match(await text(page, at), /not available/);
   await axe(page, "live, nothing available");
   await close();
+});
+
+test("the camera is seen only if the preview is on, and the page says so", forced, async () => {
+  const { page, close } = await open("/live");
+  await page.locator("#preview-note", { hasText: "The preview is off" }).waitFor();
+  assert.equal(await page.locator("#preview").isVisible(), false);
+  assert.equal(fake.previews, 0, "and asks for none");
+  fake.preview = true;
+  await page.locator("#preview-note", { hasText: "The preview is on: pictures leave" }).waitFor();
+  assert.equal(await page.locator("#preview").isVisible(), true);
+  assert.equal(await page.evaluate(() => document.querySelector("#preview").width), 1);
+  await axe(page, "live, with a picture");
+  assert.ok(await page.evaluate(() => document.documentElement.scrollHeight <= innerHeight), "scrolls");
+  fake.noPicture = "camera is muted";
+  await page.locator("#preview-note", { hasText: "there is no picture: camera is muted" }).waitFor();
+  assert.equal(await page.locator("#preview").isVisible(), false);
+  assert.equal(await page.evaluate(() => document.querySelector("#preview").width), 0, "the last picture is not kept");
+  fake.token = "another";
+  await page.locator("#preview-note", { hasText: "needs the token" }).waitFor();
+  fake.token = null;
+  await close(/status of (401|503)/);
 });
 
 test(`from the event to the pixel: ${EVENTS} events`, { ...forced, timeout: 60_000 }, async () => {

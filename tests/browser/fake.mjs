@@ -26,6 +26,15 @@ const HEADERS = {
 };
 const TYPES = { ".html": "text/html; charset=utf-8", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml" };
 
+/** The notice of docs/config.md. */
+const NOTICE = {
+  en: "A camera and a microphone are on. Nothing leaves this device.",
+  zh: "摄像头和麦克风已开启。任何内容都不会离开此设备。",
+};
+
+/** One grey pixel, for a camera's picture. */
+const PICTURE = Buffer.from("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNoAAAAggCBd81ytgAAAABJRU5ErkJggg==", "base64");
+
 const CLASSES = [...Array(10).keys()].map((n) => `desk_${n}`).concat("none");
 
 /** The catalogue of the shipped bundle. Reads only the shape in which that file is written: one table a line. */
@@ -78,9 +87,16 @@ export class Fake {
   /** Whether a request or a choice is answered by a decision. */
   answers = true;
   ready = true;
+  /** Whether the camera's pictures can be seen, and why there is none if there is none. */
+  preview = false;
+  noPicture = null;
+  previews = 0;
   token = null;
   lang = "en";
   visit = null;
+  bundle = "kiosk@1.0.0";
+  /** What visitors are told of being seen and heard; undefined: the configuration has no notice. */
+  notice = NOTICE;
   sensors = { camera: true, mic: true };
   modalities = {
     card: { state: "ok", reason: "", age_ms: 60, source: "camera" },
@@ -132,7 +148,7 @@ export class Fake {
       t_us: (Date.now() - this.#startedAt) * 1000,
       ...fields,
       modalities: fields.modalities ?? this.views({}),
-      bundle: "kiosk@1.0.0",
+      bundle: this.bundle,
       board: "host",
     };
     const frame = { id: this.seq, text: `id: ${this.run}-${this.seq}\ndata: ${JSON.stringify(event)}\n\n` };
@@ -204,7 +220,7 @@ export class Fake {
 
   /** Everything as it was at the start; nobody is there. */
   calm() {
-    Object.assign(this, { textStatus: 202, choiceStatus: 202, answers: true, ready: true, lang: "en", visit: null });
+    Object.assign(this, { textStatus: 202, choiceStatus: 202, answers: true, ready: true, lang: "en", visit: null, preview: false, noPicture: null, previews: 0, notice: NOTICE, bundle: "kiosk@1.0.0" });
     Object.assign(this, { telemetryPatch: {}, towards: { none: 0.97 }, sensors: { camera: true, mic: true } });
     this.#weights = { card: 0, speech: 0, request: 0 };
     for (const c of CLASSES) this.#fused[c] = c === "none" ? 1 : 0;
@@ -217,12 +233,12 @@ export class Fake {
   state() {
     return {
       v: 1,
-      bundle: "kiosk@1.0.0",
+      bundle: this.bundle,
       board: "host",
       lang: this.lang,
       uptime_s: (Date.now() - this.#startedAt) / 1000,
       ready: this.ready,
-      preview: false,
+      preview: this.preview,
       tier: "avx2",
       fallback: this.isFallback(),
       sensors: this.#devices(),
@@ -230,6 +246,7 @@ export class Fake {
       visit: this.visit,
       thresholds: { enter: 0.7, exit: 0.4 },
       seq: this.ready ? this.seq - 1 : null,
+      notice: this.notice,
     };
   }
 
@@ -297,6 +314,7 @@ export class Fake {
     if (path === "/api/state") return json(200, this.state());
     if (path === "/api/catalogue") return json(200, this.catalogue);
     if (path === "/api/events" || path === "/api/telemetry") return this.#stream(path, request, response);
+    if (path === "/api/preview.jpg") return this.#picture(response, json);
     const name = { "/": "index.html", "/live": "live.html" }[path] ?? /^\/assets\/([\w.-]+)$/.exec(path)?.[1];
     try {
       const body = readFileSync(join(ASSETS, name));
@@ -305,6 +323,14 @@ export class Fake {
     } catch {
       json(404, { error: `there is no ${path}` });
     }
+  }
+
+  #picture(response, json) {
+    if (!this.preview) return json(404, { error: "there is no preview" });
+    if (this.noPicture) return json(503, { error: this.noPicture });
+    this.previews += 1;
+    response.writeHead(200, { ...HEADERS, "Content-Type": "image/png" });
+    response.end(PICTURE);
   }
 
   #stream(path, request, response) {

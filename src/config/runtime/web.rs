@@ -8,6 +8,9 @@ use serde::Deserialize;
 /// Most event streams at a time that make sense on a small board.
 const CLIENTS_MAX: u32 = 4096;
 
+/// Most texts and choices a second, and in a row, that a limit can still be called one.
+const RATE_MAX: u32 = 1000;
+
 /// `[web]`
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -20,12 +23,18 @@ pub struct WebSpec {
     /// Names that requests may be made for beside `localhost` and the address itself: a proxy's, the device's in its network.
     #[serde(default)]
     pub allowed_hosts: Vec<String>,
-    /// Whether the newest picture may be seen.
+    /// Whether the camera's newest picture may be seen by whoever may see the rest.
     #[serde(default)]
     pub preview: bool,
     /// Event streams at a time.
     #[serde(default = "clients")]
     pub clients_max: u32,
+    /// Texts and choices a second, of all clients together: a kiosk has one visitor.
+    #[serde(default = "rate_hz")]
+    pub rate_hz: u32,
+    /// Texts and choices that may come in a row before that rate holds.
+    #[serde(default = "burst_max")]
+    pub burst_max: u32,
 }
 
 fn loopback() -> SocketAddr {
@@ -36,6 +45,14 @@ fn clients() -> u32 {
     224
 }
 
+fn rate_hz() -> u32 {
+    5
+}
+
+fn burst_max() -> u32 {
+    10
+}
+
 impl Default for WebSpec {
     fn default() -> Self {
         WebSpec {
@@ -44,6 +61,8 @@ impl Default for WebSpec {
             allowed_hosts: Vec::new(),
             preview: false,
             clients_max: clients(),
+            rate_hz: rate_hz(),
+            burst_max: burst_max(),
         }
     }
 }
@@ -78,6 +97,11 @@ impl WebSpec {
         if !(1..=CLIENTS_MAX).contains(&self.clients_max) {
             return Err(("clients_max", format!("clients_max = {}, expected 1 to {CLIENTS_MAX}", self.clients_max)));
         }
+        for (key, value) in [("rate_hz", self.rate_hz), ("burst_max", self.burst_max)] {
+            if !(1..=RATE_MAX).contains(&value) {
+                return Err((key, format!("{key} = {value}, expected 1 to {RATE_MAX}")));
+            }
+        }
         Ok(())
     }
 }
@@ -107,9 +131,13 @@ mod tests {
             ("[web]\nallowed_hosts = [\"http://a\"]", "x.toml:2: web.allowed_hosts: \"http://a\", expected a name"),
             ("[web]\nallowed_hosts = [\"a:80\"]", "x.toml:2: web.allowed_hosts: \"a:80\""),
             ("[web]\nclients_max = 0", "x.toml:2: web.clients_max = 0, expected 1 to 4096"),
+            ("[web]\nrate_hz = 1000\nburst_max = 1", ""),
+            ("[web]\nrate_hz = 0", "x.toml:2: web.rate_hz = 0, expected 1 to 1000"),
+            ("[web]\nrate_hz = 5\nburst_max = 1001", "x.toml:3: web.burst_max = 1001, expected 1 to 1000"),
             (
                 "[web]\nport = 1",
-                "x.toml:2: unknown key `port` in `web`; known keys: listen, token_file, allowed_hosts, preview, clients_max",
+                "x.toml:2: unknown key `port` in `web`; known keys: listen, token_file, allowed_hosts, preview, clients_max, rate_hz, \
+                 burst_max",
             ),
         ];
         for (text, expect) in cases {

@@ -100,8 +100,6 @@ pub struct Options {
     pub commands: bool,
     /// Inputs of the bundle.
     pub inputs: Vec<Input>,
-    /// `name@version`.
-    pub bundle: String,
     /// The board the program was built for.
     pub board: &'static str,
 }
@@ -137,12 +135,12 @@ impl Options {
         Ok(options)
     }
 
-    fn device(&self) -> Device<'_> {
+    fn device<'a>(&'a self, bundle: &'a str) -> Device<'a> {
         Device {
             prefix: self.discovery.as_deref().unwrap_or_default(),
             topics: &self.topics,
             inputs: &self.inputs,
-            bundle: &self.bundle,
+            bundle,
             board: self.board,
             version: env!("CARGO_PKG_VERSION"),
             commands: self.commands,
@@ -359,6 +357,8 @@ struct Session<'s> {
     /// Written and not yet acknowledged, by packet identifier.
     written: HashMap<u16, Handed>,
     entities: VecDeque<Entity>,
+    /// The bundle that they name.
+    bundle: Arc<str>,
     answers: VecDeque<Vec<u8>>,
     look: Look,
     is_state_due: bool,
@@ -376,6 +376,7 @@ impl<'s> Session<'s> {
             handed: VecDeque::new(),
             written: HashMap::new(),
             entities: VecDeque::new(),
+            bundle: "".into(),
             answers: VecDeque::new(),
             look: Look::default(),
             is_state_due: true,
@@ -445,13 +446,19 @@ impl<'s> Session<'s> {
         if self.service.commands_off_until.is_none_or(|until| self.context.clock.now() >= until) {
             self.subscribe();
         }
-        if options.discovery.is_some() {
-            self.entities = discovery::entities(&options.device()).into();
-        }
+        self.discover();
         let availability = options.topics.availability();
         self.publish(availability, true, ONLINE.into(), Handed::Other);
         self.is_state_due = true;
         self.look();
+    }
+
+    /// Home Assistant is to be told of the device as it is, with the bundle that runs.
+    fn discover(&mut self) {
+        self.bundle = self.context.monitor.about().bundle;
+        if self.context.options.discovery.is_some() {
+            self.entities = discovery::entities(&self.context.options.device(&self.bundle)).into();
+        }
     }
 
     /// Reads commands from here on, if they are taken at all.
@@ -536,6 +543,9 @@ impl<'s> Session<'s> {
         self.service.tell();
         if self.is_linked && self.service.commands_off_until.is_some_and(|until| self.context.clock.now() >= until) {
             self.subscribe();
+        }
+        if self.is_linked && self.context.monitor.about().bundle != self.bundle {
+            self.discover();
         }
         let look = self.context.monitor.read(|s| Look {
             visit: s.visit,

@@ -26,11 +26,12 @@ pub(super) enum Reason {
     Rate,
     Busy,
     NotOffered,
+    NoPicture,
 }
 
 impl Reason {
     /// Every reason with its word, in the order of the counters.
-    pub const ALL: [(Reason, &'static str); 18] = [
+    pub const ALL: [(Reason, &'static str); 19] = [
         (Reason::Connections, "connections"),
         (Reason::Streams, "streams"),
         (Reason::Malformed, "malformed"),
@@ -49,6 +50,7 @@ impl Reason {
         (Reason::Rate, "rate"),
         (Reason::Busy, "busy"),
         (Reason::NotOffered, "not_offered"),
+        (Reason::NoPicture, "no_picture"),
     ];
 }
 
@@ -62,6 +64,8 @@ pub(super) struct Counts {
     answered: [Arc<Counter>; CODES.len()],
     /// Connections taken.
     pub connections: Arc<Counter>,
+    /// Pictures of the camera that were sent.
+    pub previews: Arc<Counter>,
     /// Events that did not reach the server because its thread was behind.
     pub lost: Arc<Counter>,
     /// Events that clients could no longer have when they came for them.
@@ -89,6 +93,7 @@ impl Counts {
             refused: Reason::ALL.map(|(_, word)| refused(word)),
             answered: CODES.map(answered),
             connections: counter("attendant_http_connections_total", "Connections that were taken."),
+            previews: counter("attendant_http_previews_total", "Pictures of the camera that were sent."),
             lost: counter("attendant_http_events_lost_total", "Events dropped because the server was behind."),
             missed: counter("attendant_http_events_missed_total", "Events that a client could no longer have."),
             panics: counter("attendant_http_panics_total", "Connections that ended in a panic."),

@@ -8,11 +8,14 @@ use crate::time::Micros;
 /// Names under which a server that only this machine can reach may be asked.
 const LOOPBACK: [&str; 3] = ["localhost", "127.0.0.1", "[::1]"];
 
-/// Texts and choices that may come in a row; [`Bucket`] fills up again at [`PER_SECOND`].
-const BURST: u64 = 10;
-
-/// Texts and choices a second, of all clients together: a kiosk has one visitor.
-const PER_SECOND: u64 = 5;
+/// How often texts and choices may come, of all clients together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rate {
+    /// A second, at least 1.
+    pub hz: u32,
+    /// In a row, at least 1.
+    pub burst_max: u32,
+}
 
 /// Why a request is turned away before it is looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -103,24 +106,25 @@ pub(super) struct Bucket {
     /// What is left, in microseconds of filling.
     left_us: u64,
     at: Micros,
+    full_us: u64,
+    one_us: u64,
 }
 
 impl Bucket {
-    const FULL_US: u64 = BURST * Self::ONE_US;
-    const ONE_US: u64 = 1_000_000 / PER_SECOND;
-
     /// Full.
-    pub fn new() -> Self {
-        Bucket { left_us: Self::FULL_US, at: Micros::ZERO }
+    pub fn new(rate: Rate) -> Self {
+        let one_us = 1_000_000 / u64::from(rate.hz.max(1));
+        let full_us = u64::from(rate.burst_max.max(1)) * one_us;
+        Bucket { left_us: full_us, at: Micros::ZERO, full_us, one_us }
     }
 
     /// Takes one at `now`, if there is one.
     pub fn take(&mut self, now: Micros) -> bool {
-        self.left_us = (self.left_us + (now - self.at).0).min(Self::FULL_US);
+        self.left_us = (self.left_us + (now - self.at).0).min(self.full_us);
         self.at = now;
-        let is_there = self.left_us >= Self::ONE_US;
+        let is_there = self.left_us >= self.one_us;
         if is_there {
-            self.left_us -= Self::ONE_US;
+            self.left_us -= self.one_us;
         }
         is_there
     }
@@ -211,8 +215,10 @@ mod tests {
 
     #[test]
     fn a_burst_passes_and_then_a_rate() {
-        let mut bucket = Bucket::new();
         let passed = |bucket: &mut Bucket, at_ms| (0..50).filter(|_| bucket.take(Micros::from_ms(at_ms))).count();
+        let mut one = Bucket::new(Rate { hz: 1, burst_max: 1 });
+        assert_eq!([0, 999, 1000, 9000].map(|at_ms| passed(&mut one, at_ms)), [1, 0, 1, 1]);
+        let mut bucket = Bucket::new(Rate { hz: 5, burst_max: 10 });
         assert_eq!(passed(&mut bucket, 1000), 10);
         assert_eq!(passed(&mut bucket, 1199), 0);
         assert_eq!(passed(&mut bucket, 1200), 1);

@@ -11,6 +11,7 @@
 //! | `guard` | who may ask: names, origins, the token, the rate |
 //! | `stream`, `ring` | server-sent events and what is kept for those who come back |
 //! | `view`, `report` | what events add up to; JSON and metrics of it |
+//! | `preview` | the camera's newest picture, if it is on |
 //! | `assets` | the page's files |
 //! | `counts` | counters by reason, seats |
 
@@ -18,6 +19,7 @@ mod accept;
 mod assets;
 mod counts;
 mod guard;
+mod preview;
 mod report;
 mod ring;
 mod routes;
@@ -37,10 +39,12 @@ use log::{info, warn};
 use tokio::sync::{mpsc, watch};
 
 use crate::metrics::Registry;
-use crate::signal::{Event, Mailbox, Monitor};
+use crate::signal::{Event, Mailbox, Monitor, Preview};
 use crate::time::{Clock, Micros};
 
 use super::{Sink, SinkError};
+
+pub use guard::Rate;
 
 /// Events on their way to the network's thread at most; more are dropped and counted.
 const INBOX_MAX: usize = 1024;
@@ -51,11 +55,9 @@ const TELEMETRY_EVERY: Duration = Duration::from_millis(250);
 /// A loop that has not come round for this long does not run.
 const BEAT_MAX: Micros = Micros::from_ms(3000);
 
-/// What the server tells of a run that does not change.
+/// What the server tells of a run that does not change. Which bundle runs, and its texts, may: the [`Monitor`] has them.
 #[derive(Clone, Debug)]
 pub struct Facts {
-    /// `name@version` of the bundle.
-    pub bundle: Arc<str>,
     /// Name of the board.
     pub board: &'static str,
     /// The int8 kernels in use.
@@ -64,8 +66,6 @@ pub struct Facts {
     pub labels: Vec<Arc<str>>,
     /// Modality, its source, and whether it is typed, in the bundle's order.
     pub inputs: Vec<(Arc<str>, Arc<str>, bool)>,
-    /// The advice catalogue as `GET /api/catalogue` shows it, without `lang`; null without one.
-    pub catalogue: serde_json::Value,
     /// What visitors are told of being seen and heard, by language.
     pub notice: BTreeMap<String, String>,
 }
@@ -82,6 +82,10 @@ pub struct Setup {
     pub token: Option<String>,
     /// Event streams at a time.
     pub clients_max: usize,
+    /// How often texts and choices may come.
+    pub rate: Rate,
+    /// Where the camera's pictures come from, if they may be seen.
+    pub preview: Option<Arc<Preview>>,
     /// Where texts and choices go.
     pub commands: Arc<Mailbox>,
     /// Where the run can be looked at.
@@ -98,6 +102,7 @@ struct Shared {
     names: guard::Names,
     token: Option<String>,
     clients_max: usize,
+    pictures: Option<preview::Pictures>,
     commands: Arc<Mailbox>,
     monitor: Arc<Monitor>,
     clock: Arc<dyn Clock>,
@@ -174,13 +179,14 @@ pub struct Server {
 /// A server that is not running yet, and the sink that feeds it.
 #[must_use]
 pub fn open(setup: Setup) -> (WebSink, Server) {
-    let Setup { listener, facts, names, token, clients_max, commands, monitor, clock, registry } = setup;
+    let Setup { listener, facts, names, token, clients_max, rate, preview, commands, monitor, clock, registry } = setup;
     let (to, inbox) = mpsc::channel(INBOX_MAX);
     let shared = Arc::new(Shared {
         facts,
         names: guard::Names::new(names),
         token,
         clients_max,
+        pictures: preview.map(preview::Pictures::new),
         commands,
         monitor,
         clock,
@@ -190,7 +196,7 @@ pub fn open(setup: Setup) -> (WebSink, Server) {
         run: format!("{:08x}", RandomState::new().build_hasher().finish() as u32),
         ring: Mutex::default(),
         view: Mutex::default(),
-        bucket: Mutex::new(guard::Bucket::new()),
+        bucket: Mutex::new(guard::Bucket::new(rate)),
         news: watch::Sender::new(()),
         telemetry: watch::Sender::new(Bytes::new()),
     });
@@ -248,12 +254,15 @@ async fn herald(shared: Arc<Shared>, inbox: Arc<tokio::sync::Mutex<mpsc::Receive
     }
 }
 
-/// Looks at the monitor while somebody wants telemetry: once for all of them.
+/// Looks at the monitor while somebody wants telemetry: once for all of them. Lets go of old pictures.
 async fn pulse(shared: Arc<Shared>) {
     let mut every = tokio::time::interval(TELEMETRY_EVERY);
     every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         every.tick().await;
+        if let Some(pictures) = &shared.pictures {
+            pictures.forget(shared.clock.now());
+        }
         if shared.telemetry.receiver_count() > 0 {
             let json = report::telemetry(&shared);
             shared.telemetry.send_replace(stream::telemetry_frame(&json));

@@ -141,16 +141,16 @@ pub(super) fn state(shared: &Shared) -> Vec<u8> {
         let age_ms = seen.and_then(|m| m.age).map(Micros::as_ms);
         (&**name, Modality { state, reason: view.reason(name), age_ms, source })
     });
-    let modalities = inputs.collect();
+    let (modalities, about) = (inputs.collect(), shared.monitor.about());
     let visit = view.visit(snapshot.t).map(Visit::of);
     text(&State {
         v: 1,
-        bundle: &shared.facts.bundle,
+        bundle: &about.bundle,
         board: shared.facts.board,
         lang: snapshot.lang.as_deref().unwrap_or("en"),
         uptime_s: shared.clock.now().as_ms() / 1000,
         ready,
-        preview: false,
+        preview: shared.pictures.is_some(),
         tier: &shared.facts.tier,
         fallback: snapshot.is_fallback,
         sensors: sensors(shared, &snapshot.sources),
@@ -165,7 +165,7 @@ pub(super) fn state(shared: &Shared) -> Vec<u8> {
 /// `GET /api/catalogue`
 pub(super) fn catalogue(shared: &Shared) -> Vec<u8> {
     let lang = shared.monitor.read(|s| s.lang.clone());
-    let mut catalogue = shared.facts.catalogue.clone();
+    let mut catalogue = shared.monitor.about().texts.map_or(serde_json::Value::Null, |texts| texts.listing());
     if let Some(object) = catalogue.as_object_mut() {
         object.insert("lang".into(), json!(lang.as_deref().unwrap_or("en")));
     }
@@ -258,8 +258,8 @@ pub(super) fn metrics(shared: &Shared) -> Result<String, fmt::Error> {
     let snapshot = shared.monitor.read(Snapshot::clone);
     let mut e = Exposition::new(&mut out);
     e.family("attendant_build_info", "gauge", "What runs: bundle, board, int8 kernels.")?;
-    let facts = &shared.facts;
-    e.sample(&labels(&[("bundle", &facts.bundle), ("board", facts.board), ("kernels", &facts.tier)]), 1)?;
+    let (facts, about) = (&shared.facts, shared.monitor.about());
+    e.sample(&labels(&[("bundle", &about.bundle), ("board", facts.board), ("kernels", &facts.tier)]), 1)?;
     e.family("attendant_uptime_seconds", "gauge", "Time since the start of the process.")?;
     e.sample("", shared.clock.now().as_ms() / 1000)?;
     e.family("attendant_ready", "gauge", "Whether decisions can be made.")?;

@@ -34,6 +34,8 @@ const BODY_WAIT: Duration = Duration::from_secs(5);
 /// The interface, for people and programs.
 pub(super) const OPENAPI: &str = include_str!("openapi.json");
 
+const PREVIEW: &str = "/api/preview.jpg";
+
 const JSON: &str = "application/json";
 const PLAIN: &str = "text/plain; charset=utf-8";
 const METRICS: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -66,7 +68,7 @@ fn routes() -> Vec<(&'static str, MethodRouter<Arc<Shared>>)> {
         ("/api/state", get(|State(shared): Web| async move { fresh(JSON, report::state(&shared)) })),
         ("/api/catalogue", get(|State(shared): Web| async move { fresh(JSON, report::catalogue(&shared)) })),
         ("/api/telemetry", get(telemetry)),
-        ("/api/preview.jpg", get(preview)),
+        (PREVIEW, get(preview)),
         ("/api/text", post(text)),
         ("/api/choice", post(choice)),
         ("/api/openapi.json", get(|| async { fresh(JSON, OPENAPI) })),
@@ -116,7 +118,8 @@ fn refusal(shared: &Shared, request: &Request) -> Option<Response> {
             return Some(refuse(shared, Reason::Host, StatusCode::MISDIRECTED_REQUEST, why));
         }
     };
-    let is_reading = [Method::GET, Method::HEAD, Method::OPTIONS].contains(request.method());
+    // a picture shows on any page that names it, where other answers are only fetched
+    let is_reading = [Method::GET, Method::HEAD, Method::OPTIONS].contains(request.method()) && path != PREVIEW;
     if !is_reading && guard::check_origin(host, headers).is_err() {
         let why = "only this server's own page may ask for that";
         return Some(refuse(shared, Reason::Origin, StatusCode::FORBIDDEN, why));
@@ -201,7 +204,17 @@ fn too_many(shared: &Shared) -> Response {
 }
 
 async fn preview(State(shared): Web) -> Response {
-    refuse(&shared, Reason::NotFound, StatusCode::NOT_FOUND, "there is no preview: pictures do not leave this program")
+    let Some(pictures) = &shared.pictures else {
+        let why = "there is no preview: pictures do not leave this program; web.preview = true shows the camera's";
+        return refuse(&shared, Reason::NotFound, StatusCode::NOT_FOUND, why);
+    };
+    match pictures.newest(&shared).await {
+        Ok(picture) => {
+            shared.counts.previews.inc();
+            fresh(picture.content_type, picture.bytes)
+        }
+        Err(why) => refuse(&shared, Reason::NoPicture, StatusCode::SERVICE_UNAVAILABLE, &why),
+    }
 }
 
 async fn health(State(shared): Web) -> Response {

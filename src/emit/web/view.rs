@@ -46,6 +46,11 @@ impl View {
         }
     }
 
+    /// State and reason of the modality; none if nothing has been said.
+    pub fn said(&self, name: &str) -> Option<(ModalityState, &str)> {
+        self.said.iter().find(|s| *s.name == *name).map(|s| (s.state, &*s.reason))
+    }
+
     /// Why the modality is in its state; empty if nothing has been said.
     pub fn reason(&self, name: &str) -> &str {
         self.said.iter().find(|s| *s.name == *name).map_or("", |s| &s.reason)

@@ -30,15 +30,20 @@ const FOOT = {
   staff: ["done"],
   desks: ["back"],
   type: [],
+  notice: ["back"],
 };
 
 /** What is known of the device. It outlives visitors. */
 const device = {
+  /** Name and version of the bundle whose catalogue this is. */
+  bundle: null,
   lang: "en",
   catalogue: { languages: [], classes: new Map(), rules: {}, intents: {} },
   sources: { card: "camera", speech: "mic", request: "text" },
   modalities: new Map(),
   sensors: [],
+  /** What visitors are told of being seen and heard, by language. */
+  notice: {},
   /** Whether the run has begun and not ended. */
   runs: true,
   /** Whether any desk may be chosen by touch; undefined: only the answer to a choice tells. */
@@ -66,6 +71,8 @@ function newVisit() {
     exitTimer: null,
     typedAtMs: -Infinity,
     note: "",
+    /** The scene that the notice was opened from. */
+    readFrom: null,
   };
 }
 
@@ -118,6 +125,13 @@ const known = (source) => ["camera", "mic", "text"].includes(source);
 const senseName = (modality) => (known(sourceOf(modality)) ? t(`sense_${sourceOf(modality)}`) : modality);
 const senseState = (modality, state) => t(`${known(sourceOf(modality)) ? sourceOf(modality) : "other"}_${state}`);
 
+/** The notice in the page's language, or else the device's, or else any: better in another language than untold. */
+function noticeText() {
+  const known = entries(device.notice).filter(([, text]) => typeof text === "string" && text.trim() !== "");
+  const found = [lang, device.lang].map((of) => known.find(([tag]) => pageLanguage(tag) === of)).find(Boolean) ?? known[0];
+  return found ? { text: found[1], lang: pageLanguage(found[0]) === lang ? null : found[0] } : null;
+}
+
 // Scenes
 
 const restScene = () => (sensorsLost() ? "desks" : "idle");
@@ -139,7 +153,7 @@ function show(next, { focus = null } = {}) {
 /** Makes the scene's large text smaller until everything is seen: a text of the catalogue can be of any length. */
 function fit() {
   const section = byId(scene);
-  const texts = section.querySelectorAll(".display, #advice-text, #said-text, .lede, .topic");
+  const texts = section.querySelectorAll(".display, #advice-text, #said-text, .lede, .topic, .notice");
   for (const node of texts) node.style.fontSize = "";
   section.classList.remove("tight");
   for (let round = 0; round < 14 && overflows(section); round += 1) {
@@ -182,6 +196,7 @@ function draw() {
   drawChips();
   drawDesks();
   drawNote();
+  drawNotice();
   if (visit.decision) drawDecision(visit.decision);
   drawCurtain();
   drawFoot();
@@ -189,7 +204,8 @@ function draw() {
 }
 
 function drawFoot() {
-  const keys = FOOT[scene].filter((key) => !(key === "back" && sensorsLost() && !visit.decision));
+  const isHome = scene === "desks" && sensorsLost() && !visit.decision;
+  const keys = FOOT[scene].filter((key) => !(key === "back" && isHome));
   const actions = byId("actions");
   const wanted = keys.map((key) => `${key} ${lang}`).join();
   // Rebuilt only when it changes: a button that is replaced while it has the focus loses it.
@@ -285,6 +301,16 @@ function drawNote() {
   const note = byId("type-note");
   setText(note, t(visit.note || "type_note"));
   note.classList.toggle("alert", visit.note !== "");
+}
+
+function drawNotice() {
+  const notice = noticeText();
+  for (const node of [byId("notice-line"), byId("notice-text")]) {
+    setText(node, notice?.text ?? "");
+    if (notice?.lang) node.lang = notice.lang;
+    else node.removeAttribute("lang");
+  }
+  byId("notice-line").hidden = byId("open-notice").hidden = notice === null;
 }
 
 function drawDecision(decision) {
@@ -396,7 +422,7 @@ function armForget() {
   const isSettled = scene === restScene() && lang === device.lang && contrastIsOn() === contrastOfDevice.matches && !visit.note;
   // While something is being understood, the visitor is there: the presence ends that scene, not the time.
   if (isSettled || (scene === "hearing" && !visit.said)) return;
-  const isInput = scene === "type" || scene === "desks" || scene === "idle";
+  const isInput = ["type", "desks", "idle", "notice"].includes(scene);
   const ms = isInput ? FORGET_INPUT_MS : FORGET_MS;
   forgetTimer = setTimeout(() => reset({ mute: true }), ms);
   leftBar = byId("left").animate([{ transform: "scaleX(1)" }, { transform: "scaleX(0)" }], { duration: ms, fill: "forwards" });
@@ -426,8 +452,16 @@ function onExit(event) {
   clearTimeout(visit.exitTimer);
   const left = READ_MS - (performance.now() - visit.shownAtMs);
   // Another desk may take over at the same moment: its `enter` follows and stops this.
-  visit.exitTimer = setTimeout(() => visit.decision?.state === "enter" && reset(), Math.max(left, 300));
+  visit.exitTimer = setTimeout(() => {
+    if (visit.decision?.state !== "enter") return;
+    // Who reads the notice goes on reading; there is nothing to go back to.
+    if (scene === "notice") Object.assign(visit, { decision: null, readFrom: null });
+    else reset();
+  }, Math.max(left, 300));
 }
+
+/** Whether something that the visitor gave is being understood, also while he reads the notice. */
+const isUnderstanding = () => scene === "hearing" || (scene === "notice" && visit.readFrom === "hearing");
 
 /** After this, an answer is due: a decision, or in 5 s the request to try again. */
 function expectAnswer(retry) {
@@ -435,7 +469,7 @@ function expectAnswer(retry) {
   visit.answerTimer = setTimeout(async () => {
     const mine = visit;
     const { data } = await api("/api/state");
-    if (mine !== visit || scene !== "hearing") return;
+    if (mine !== visit || !isUnderstanding()) return;
     // The desk may be decided already, from the card that is still in view: then no event comes.
     if (data?.visit?.state === "enter" && data.visit.class) return onDecision(asEvent(data));
     tell("again", retry);
@@ -464,7 +498,7 @@ async function sendText() {
   say(t("hearing"));
   expectAnswer("type");
   const { status } = await api("/api/text", { body: { text } });
-  if (mine !== visit || scene !== "hearing" || status === 202) return;
+  if (mine !== visit || !isUnderstanding() || status === 202) return;
   clearTimeout(visit.answerTimer);
   const notes = { 409: ["no_text", "desks"], 413: ["too_long", "type"], 429: ["wait", "type"], 503: ["no_text", "desks"] };
   tell(...(notes[status] ?? ["again", "type"]));
@@ -489,7 +523,7 @@ async function choose(label) {
   say(t("hearing"));
   expectAnswer("desks");
   const { status } = await api("/api/choice", { body: { class: label } });
-  if (mine !== visit || scene !== "hearing" || status === 202) return;
+  if (mine !== visit || !isUnderstanding() || status === 202) return;
   clearTimeout(visit.answerTimer);
   // Too late to be an answer, but the way to the desk is known all the same.
   if (status === 409) return lookUp(label);
@@ -507,7 +541,24 @@ function openDesks() {
   show("desks", { focus: byId("grid").firstElementChild });
 }
 
+function openNotice() {
+  if (scene === "notice") return goBack();
+  visit.readFrom = scene;
+  show("notice");
+  say(noticeText()?.text ?? "");
+}
+
+function closeNotice() {
+  const from = visit.readFrom;
+  visit.readFrom = null;
+  say("");
+  // What the visitor has chosen, a language for one, stays: he has only read.
+  if (from) show(from === "idle" ? restScene() : from, { focus: from === "type" ? byId("request") : null });
+  else reset();
+}
+
 function goBack() {
+  if (scene === "notice") return closeNotice();
   const state = visit.decision?.state;
   if (state) show(SCENES[state]);
   else reset();
@@ -525,7 +576,16 @@ async function readState() {
   // Not ready later on means that nothing is seen or heard, which the page shows otherwise; without an event nothing has begun.
   if (number(data.seq) === null) device.runs = data.ready !== false;
   device.fallback = data.fallback;
+  // Another bundle has taken over while the program ran: its texts may be others.
+  const isAnother = device.bundle !== null && device.bundle !== data.bundle;
+  device.bundle = data.bundle ?? null;
+  if (isAnother) readCatalogue();
   device.sensors = list(data.sensors);
+  if (JSON.stringify(device.notice) !== JSON.stringify(data.notice ?? {})) {
+    device.notice = data.notice ?? {};
+    drawNotice();
+    fit();
+  }
   const wanted = pageLanguage(data.lang) ?? "en";
   for (const [name, m] of entries(data.modalities)) {
     device.sources[name] = m?.source ?? device.sources[name];
@@ -683,7 +743,7 @@ function onKey(event) {
   if (event.ctrlKey || event.altKey || event.metaKey || byId("stage").inert) return;
   const buttons = scene === "ask" ? [...byId("choices").children] : scene === "desks" ? [...byId("grid").children] : [];
   if (event.key === "Escape") {
-    if (scene === "desks") goBack();
+    if (scene === "desks" || scene === "notice") goBack();
     else if (scene !== "idle") reset({ mute: true });
   } else if (buttons.length) {
     const step = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1 }[event.key];
@@ -701,6 +761,7 @@ function onKey(event) {
 function listen() {
   listenToField(byId("request"));
   byId("open-type").addEventListener("click", openType);
+  byId("open-notice").addEventListener("click", openNotice);
   byId("language").addEventListener("click", () => {
     lang = otherLanguage() ?? lang;
     translate();

@@ -1,14 +1,16 @@
 // The integrator's page: shows what the server says, asks for nothing else. Whatever a frame lacks is "not available".
 
-import { api, byId, el, entries, list, number, setText, stream } from "./common.js";
+import { api, byId, el, entries, list, number, picture, setText, stream } from "./common.js";
 
 const HISTORY_S = 60;
 const DECISIONS_MAX = 20;
 const LOG_MAX = 100;
 const STATE_MS = 2000;
+// The server makes no more than two a second.
+const PREVIEW_MS = 500;
 const NOT_AVAILABLE = "not available";
 
-const device = { state: {}, names: new Map(), reasons: new Map(), decided: null, frame: null };
+const device = { bundle: null, state: {}, names: new Map(), reasons: new Map(), decided: null, frame: null };
 const link = { events: "connecting", telemetry: "connecting" };
 /** By modality: what the last minute's frames said, oldest first. */
 const history = new Map();
@@ -295,12 +297,36 @@ function onEvent({ type, data }) {
   }
 }
 
+// Camera
+
+/** Shows the newest picture while the preview is on and somebody looks at the page; asks for none otherwise. */
+async function drawPreview() {
+  const isOn = device.state.preview === true;
+  if (isOn && document.hidden) return setTimeout(drawPreview, PREVIEW_MS);
+  const { bitmap, why } = isOn ? await picture("/api/preview.jpg") : { bitmap: null, why: null };
+  const canvas = byId("preview");
+  canvas.hidden = bitmap === null;
+  if (bitmap) {
+    Object.assign(canvas, { width: bitmap.width, height: bitmap.height });
+    canvas.getContext("2d").drawImage(bitmap, 0, 0);
+    bitmap.close();
+  } else canvas.width = canvas.height = 0;
+  const off = "The preview is off: pictures do not leave the program.";
+  setText(byId("preview-note"), !isOn ? off : why ? `The preview is on, and there is no picture: ${why}.` : "The preview is on: pictures leave the program.");
+  setTimeout(drawPreview, PREVIEW_MS);
+}
+
 // State
 
 async function readState() {
   const { status, data } = await api("/api/state");
   if (status !== 200 || !data) return;
   device.state = data;
+  if (data.bundle !== device.bundle) {
+    // At the start, and when another bundle has taken over: its names may be others.
+    device.bundle = data.bundle;
+    await readNames();
+  }
   if (data.visit?.state === "enter") device.decided = data.visit.class ?? null;
   drawFacts();
   if (!device.frame) drawFrame();
@@ -313,13 +339,19 @@ function setLink(name, status) {
   drawFacts();
 }
 
-async function start() {
-  const [{ data }] = await Promise.all([api("/api/catalogue"), readState()]);
+async function readNames() {
+  const { data } = await api("/api/catalogue");
+  device.names.clear();
   for (const c of list(data?.classes)) {
-    const lang = data.lang ?? "en";
-    const short = c?.short?.[lang];
+    const short = c?.short?.[data.lang ?? "en"];
     if (typeof c?.class === "string" && typeof short === "string") device.names.set(c.class, short);
   }
+  // Drawn again with the next frame.
+  delete byId("fused").dataset.classes;
+}
+
+async function start() {
+  await readState();
   drawFrame();
   const onStatus = (name) => (status, http) => setLink(name, http === 401 ? "needs its token (#token=… in the address)" : status);
   stream("/api/events", { onMessage: onEvent, onStatus: onStatus("events") });
@@ -334,6 +366,7 @@ async function start() {
     onStatus: onStatus("telemetry"),
   });
   setInterval(readState, STATE_MS);
+  drawPreview();
 }
 
 start();
