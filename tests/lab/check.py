@@ -34,12 +34,24 @@ def entered(all_events):
     return [e["class"] for e in all_events if e["kind"] == "decision" and e["state"] == "enter"]
 
 
+def is_within(few, many):
+    """Whether `few` are among `many`, in the same order."""
+    rest = iter(many)
+    return all(any(x == y for y in rest) for x in few)
+
+
 def demo(share, replay):
     live = entered(e for _, e in events(journal(share)))
     wanted = entered(json.loads(line) for line in open(replay, encoding="utf-8") if line.startswith("{"))
     print("in the guest:", " ".join(live) or "nothing")
     print("in the replay:", " ".join(wanted) or "nothing")
-    good = bool(wanted) and live == wanted
+    shown = json.loads((Path(share) / "shown.json").read_text())
+    print("shown:", " ".join(shown))
+    # The drivers' pictures come at other moments than the file's, so that what is on the edge may be decided here and not there. What the
+    # replay decides has to be decided, and nothing may be that is not shown.
+    good = bool(wanted) and is_within(wanted, live) and is_within(live, shown)
+    if live != wanted:
+        print("NOTE: not the same decisions in the guest and in the replay of the files")
     here = Path(share) / "replay-here.jsonl"
     if here.exists():
         replayed = entered(json.loads(line) for line in open(here, encoding="utf-8") if line.startswith("{"))

@@ -1,10 +1,12 @@
 """The bundle's demo recording as a camera and a microphone see it: feed.py RECORDING FOLDER.
 
 Writes frames.yuyv (640x480, five pictures a second, for the guest), frames.y4m (the same pixels, for the replay that the guest is
-compared with) and sound.wav (16 kHz). Typed requests are left out: nobody types in the lab.
+compared with), sound.wav (16 kHz) and shown.json (the classes that are shown, in order). Typed requests are left out: nobody types in the
+lab.
 """
 
 import io
+import json
 import sys
 import wave
 from pathlib import Path
@@ -38,7 +40,7 @@ def yuyv(planes):
 def main(recording, folder):
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    pictures, sound, first = [], np.zeros(0, dtype=np.int16), None
+    pictures, sound, first, labels = [], np.zeros(0, dtype=np.int16), None, []
     with open(recording, "rb") as file:
         reader = make_reader(file, decoder_factories=[DecoderFactory()])
         for schema, _, message in reader.iter_messages():
@@ -47,6 +49,8 @@ def main(recording, folder):
             if schema.name == "foxglove.CompressedImage":
                 from foxglove_schemas_protobuf.CompressedImage_pb2 import CompressedImage
                 pictures.append((t_s, CompressedImage.FromString(message.data).data))
+            elif schema.name == "attendant.Truth":
+                labels.append(json.loads(message.data).get("label"))
             elif schema.name == "foxglove.RawAudio":
                 from foxglove_schemas_protobuf.RawAudio_pb2 import RawAudio
                 block = np.frombuffer(RawAudio.FromString(message.data).data, dtype="<i2")
@@ -54,6 +58,7 @@ def main(recording, folder):
                 if at + len(block) > len(sound):
                     sound = np.concatenate([sound, np.zeros(at + len(block) - len(sound), dtype=np.int16)])
                 sound[at : at + len(block)] = block
+    (folder / "shown.json").write_text(json.dumps([label for label in labels if label]))
     end_s = max(pictures[-1][0], len(sound) / RATE_HZ)
     cached = (None, None)
     with open(folder / "frames.yuyv", "wb") as raw, open(folder / "frames.y4m", "wb") as y4m:
