@@ -1093,10 +1093,10 @@ impl Pipeline {
         Ok(&self.fused)
     }
 
-    /// The class that encoder `index` gave most to in its last token; none if its model has no logits.
+    /// The class that encoder `index` gave most to in its last token, and its probability; none if its model has no logits.
     #[must_use]
-    pub fn own_answer(&self, index: usize) -> Option<usize> {
-        likeliest(&self.stages[index].embedding.logits).map(|(class, _)| class)
+    pub fn own_answer(&self, index: usize) -> Option<(usize, f32)> {
+        likeliest(&self.stages[index].embedding.logits)
     }
 
     /// Index of the class that means "nobody asks anything".

@@ -336,6 +336,53 @@ fn bundle(dir: &Path, name: &str, change: (&str, &str)) -> PathBuf {
     bundle
 }
 
+/// Rows of which one is answered wrongly for sure, and one is nothing that the bundle knows.
+fn rows_of_kinds(dir: &Path) -> PathBuf {
+    let path = dir.join("kinds.jsonl");
+    let row = |text: &str, label: &str, kind: &str| json!({ "text": text, "label": label, "kind": kind }).to_string();
+    let rows = [
+        row(CARD.0, CARD.1, "known"),
+        row(RATE.0, "none", "strange"),
+        row("ha ha ha ha ha ha ha ha ha ha ha ha", "oos", "empty"),
+        json!({ "text": RATE.0, "label": RATE.1 }).to_string(),
+    ];
+    fs::write(&path, rows.join("\n")).unwrap();
+    path
+}
+
+#[test]
+fn sure_answers_and_decisions_that_are_wrong_are_counted_by_kind() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = rows_of_kinds(dir.path());
+    let file = file.to_str().unwrap();
+    let report = json_of(&["eval", "--json", "--decide", file]);
+    let confident = &report["confident"];
+    assert!((confident["threshold"].as_f64().unwrap() - 0.9).abs() < 1e-6, "{confident:#}");
+    let counts = |of: &Value, key: &str| (of[key]["hits"].as_u64().unwrap(), of[key]["of"].as_u64().unwrap());
+    assert_eq!(counts(confident, "fused"), (1, 4), "{confident:#}");
+    // the text that says nothing but one syllable is refused: nothing is answered, and the fusion has nothing to go by
+    assert_eq!((report["refused"].as_u64(), report["fused"]["accuracy"]["hits"].as_u64()), (Some(1), Some(3)));
+    assert_eq!(report["intents"]["oos_recall"]["hits"], 1);
+    assert_eq!(counts(&confident["alone"], "request"), (1, 3));
+    assert_eq!(counts(confident, "decided_wrong"), (1, 4));
+    // what was decided of one row is not taken for the next one's: the third asks for what the second did
+    assert_eq!(counts(confident, "decided_right"), (2, 2));
+    let kinds: Vec<&str> = confident["kinds"].as_array().unwrap().iter().map(|k| k["kind"].as_str().unwrap()).collect();
+    assert_eq!(kinds, ["strange", "empty", "known"], "the worst first, then by name");
+    assert_eq!(counts(&confident["kinds"][0], "fused"), (1, 1));
+    let said = text(&run(&["eval", "--decide", file]));
+    assert!(said.contains("decided wrong") && said.contains("strange"), "{said}");
+
+    // nobody is that sure, and without --decide nothing is decided
+    let confident = &json_of(&["eval", "--json", "--confident", "0.99999", file])["confident"];
+    assert_eq!(counts(confident, "fused"), (0, 4), "{confident:#}");
+    assert!(confident["decided_wrong"].is_null() && confident["decided_right"].is_null());
+    for (args, piece) in [(["--confident", "1"], "less than 1"), (["--confident", "x"], "invalid")] {
+        let output = run(&[&["eval", file], &args[..]].concat());
+        assert!(output.status.code() == Some(2) && text(&output).contains(piece), "{}", text(&output));
+    }
+}
+
 #[test]
 fn a_bundle_compared_with_itself_shows_no_difference() {
     let dir = tempfile::tempdir().unwrap();
@@ -419,6 +466,7 @@ fn data_that_cannot_be_measured_say_why() {
         ("a line that is no label", vec![&no_json], 4, &["broken.labels.jsonl:2", "t_us, label, shown, note"]),
         ("labels out of order", vec![&unordered], 4, &["unordered.labels.jsonl", "order of time"]),
         ("missing", vec!["/nowhere/x.mcap"], 4, &["/nowhere/x.mcap"]),
+        ("a stream that is shown", vec![&good, "--decide"], 2, &["--decide goes with rows"]),
         ("rows and a recording", vec![&rows, &good], 2, &["minute.mcap", "any number of .mcap"]),
         ("nothing", vec![], 2, &["DATA"]),
         ("a report in a file", vec![&good, "--report", &in_a_file], 5, &["file/report"]),

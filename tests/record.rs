@@ -104,6 +104,36 @@ fn what_is_kept_of_a_trimmed_run_replays_to_the_events_that_it_had() {
 }
 
 #[test]
+fn a_recording_that_is_repeated_and_spoilt_replays_to_the_same_events_at_any_speed() {
+    let dir = tempfile::tempdir().unwrap();
+    let (once, many) = (record(dir.path()), dir.path().join("many.mcap"));
+    let (once, out) = (once.to_str().unwrap(), many.to_str().unwrap());
+    let arguments = ["record", out, once, "--repeat", "12", "--faults", "5", "--speed", "max", "--json"];
+    let output = run(&arguments);
+    assert!(output.status.success(), "{}", text(&output));
+    let survey = |path: &str| Survey::of(Path::new(path)).unwrap();
+    let (first, whole) = (survey(once), survey(out));
+    assert_eq!(whole.lost_calls, 0);
+    // lines are lost by no fault, some are typed in addition
+    let lines = |survey: &Survey| survey.sources.iter().map(|(_, n)| n).sum::<u64>();
+    assert!(lines(&whole) >= 12 * lines(&first), "{whole:?}");
+    assert!(whole.duration >= Micros(10 * first.duration.0), "{} of {}", whole.duration, first.duration);
+    let times: Vec<u64> = events(&many).iter().map(|e| e["t_us"].as_u64().unwrap()).collect();
+    assert!(times.is_sorted() && times.len() > 24, "{times:?}");
+    let (output, verified) = verify(&many);
+    assert!(output.status.success(), "{}", text(&output));
+    // the same seed spoils the same samples
+    let again = dir.path().join("again.mcap");
+    let output = run(&[&["record", again.to_str().unwrap()], &arguments[2..]].concat());
+    assert!(output.status.success(), "{}", text(&output));
+    assert_eq!(verified["event_hash"], verify(&again).1["event_hash"]);
+    // what is not a recording is not repeated
+    let requests = requests(dir.path());
+    let output = run(&["run", "--text", requests.to_str().unwrap(), "--repeat", "2"]);
+    assert!(output.status.code() == Some(2) && text(&output).contains("--repeat goes with"), "{}", text(&output));
+}
+
+#[test]
 fn a_recording_of_tokens_has_no_media_and_replays_to_the_same_events() {
     let dir = tempfile::tempdir().unwrap();
     let media = record(dir.path());

@@ -346,6 +346,16 @@ fn a_wrong_manifest_says_file_line_value_and_what_was_expected() {
             "max_tokens = 32\nhold_ms = 0",
             "bundle.toml:32: encoder \"request\".text.hold_ms = 0, expected at least 1",
         ),
+        (
+            "max_tokens = 32",
+            "max_tokens = 32\ndistinct_min = 1.5",
+            "bundle.toml:32: encoder \"request\".text.distinct_min = 1.5, expected 0 to 1",
+        ),
+        (
+            "max_tokens = 32",
+            "max_tokens = 32\nsigns_max = nan",
+            "bundle.toml:32: encoder \"request\".text.signs_max = NaN, expected 0 to 1",
+        ),
         ("labels = \"intents.txt\"", "labels = \"in.txt\"", "bundle.toml:33: the file in.txt does not exist"),
         (
             "threshold = 0.5",

@@ -112,7 +112,7 @@ fn needs(args: &RunArguments, bundle: &Bundle) -> Result<Needs, Failure> {
         needs.read.push("/proc/sys/kernel/hostname".into());
         needs.write.extend(mqtt.queue_dir.clone());
     }
-    if let Some(update) = args.update.as_ref().filter(|_| args.is_live()) {
+    if let Some(update) = args.update.as_ref().filter(|_| args.takes_updates()) {
         needs.write.extend([update.state_dir.clone(), update.inbox()]);
         // what runs again if the installed one does not do
         needs.read.extend(attendant::bundle::locate(args.own.as_deref()).ok());

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use attendant::bundle::Bundle;
 use attendant::capture::recording::ring::RingSpec;
-use attendant::capture::recording::{Recording, Survey};
+use attendant::capture::recording::{Recording, Repeated, Survey};
 use attendant::capture::sensor::CsvSensor;
 use attendant::capture::text::{LineText, ScriptText};
 use attendant::capture::{Camera, Mic, Sensor, TextSource, image, video, wav};
@@ -23,7 +23,7 @@ use attendant::emit::{JsonLines, LiveView, LiveViewOptions, Sink};
 use attendant::pipeline::{Options, Pipeline};
 use attendant::signal::Detail;
 use attendant::supervise::recorder::{BYTES_MAX, Keep, RecordSpec, Recorder};
-use attendant::supervise::{self, Feed, FileFeed, LiveSource, Opener, Outcome, Pacing, SourceRestarts};
+use attendant::supervise::{self, Feed, FileFeed, LiveSource, Opener, Outcome, Pacing, SourceRestarts, Spoilt};
 use attendant::time::{Clock, Micros, MonotonicClock};
 use clap::Args;
 
@@ -54,6 +54,12 @@ pub struct RunArguments {
     /// 1 plays at real speed, max as fast as possible; the events are the same
     #[arg(long, value_name = "1|max")]
     speed: Option<Speed>,
+    /// Play the recording so many times; times go on, and updates are taken as in a live run (docs/soak.md)
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(super) repeat: Option<u32>,
+    /// Spoil what is played by a seeded schedule of faults, for tests (docs/soak.md)
+    #[arg(long, value_name = "SEED", hide = true)]
+    faults: Option<u64>,
     /// Language of the advice
     #[arg(long, value_name = "TAG")]
     lang: Option<String>,
@@ -235,6 +241,16 @@ impl RunArguments {
         self.text.as_deref() == Some(Path::new("-")) || !self.devices.is_empty()
     }
 
+    /// Whether new bundles are taken: a recording that is played once is to say the same every time.
+    pub(super) fn takes_updates(&self) -> bool {
+        self.is_live() || self.repeat.is_some()
+    }
+
+    /// How fast files are played.
+    fn pacing(&self) -> Pacing {
+        if self.speed == Some(Speed::Max) { Pacing::Max } else { Pacing::RealTime }
+    }
+
     /// Whether a recording is asked for.
     pub fn is_recorded(&self) -> bool {
         self.record.is_some()
@@ -248,7 +264,9 @@ impl RunArguments {
         };
         let detail = if self.record_tokens { Detail::Tokens } else { Detail::Samples };
         let age_max = self.privacy.recordings_age_h_max.map(|hours| Duration::from_secs(3600 * u64::from(hours)));
-        Some(RecordSpec { path: self.record.clone()?, detail, keep, age_max })
+        // nothing depends on when a file is done with
+        let waits = !self.is_live() && self.pacing() == Pacing::Max;
+        Some(RecordSpec { path: self.record.clone()?, detail, keep, age_max, waits })
     }
 
     pub(super) fn has_files(&self) -> bool {
@@ -264,7 +282,10 @@ fn run_with(common: &Common, args: &RunArguments) -> Result<ExitCode, Failure> {
     let clock: Arc<dyn Clock> = Arc::new(MonotonicClock::new());
     let from_terminal = args.text.as_deref() == Some(Path::new("-"));
     let is_live = args.is_live();
-    let source = update::choose(common, &args.trust, args.update.as_ref(), is_live)?;
+    if (is_live || args.has_files()) && args.repeat.is_some() || is_live && args.faults.is_some() {
+        return Err(Failure::Usage("--repeat goes with a recording, --faults with a recording or files".into()));
+    }
+    let source = update::choose(common, &args.trust, args.update.as_ref(), args.takes_updates())?;
     let bundle = source.bundle.clone();
     let mut options = Options::default();
     if let Some(lang) = &args.lang {
@@ -291,28 +312,43 @@ fn run_with(common: &Common, args: &RunArguments) -> Result<ExitCode, Failure> {
         let message = "[[output]], [indicator] and [privacy.mute] follow devices; add a source of kind v4l2, command, alsa, lm75 or gpio";
         return Err(Failure::Usage(message.into()));
     }
-    let pacing = if args.speed == Some(Speed::Max) { Pacing::Max } else { Pacing::RealTime };
     let mut seen = Seen::default();
-    let mut segments = Vec::new();
-    let mut feed: Box<dyn Feed> = if args.has_files() {
-        Box::new(files(args)?)
-    } else {
-        let path = recording_of(args, &bundle)?;
-        segments = super::segments(&Survey::of(&path)?);
-        Box::new(Recording::open(&path)?)
-    };
+    let (mut feed, segments) = feed_of(args, &bundle)?;
     let mut visitors = outside::open(&asked, &pipeline, &clock)?;
     let recorder = recorder_of(args, &bundle, &options, &mut pipeline, &clock, &mut visitors)?;
+    let updater = if args.repeat.is_some() { source.start(&options, &clock, &mut visitors)? } else { None };
     let outcome = {
-        let mut sinks = sinks(common, args, Some(&mut seen))?;
+        // what goes on for days shows nothing at the end, so nothing is kept
+        let mut sinks = sinks(common, args, args.repeat.is_none().then_some(&mut seen))?;
         for sink in visitors.sinks.drain(..) {
             sinks.push(sink);
         }
-        supervise::play(&mut *feed, &mut pipeline, &*clock, pacing, &mut sinks, &stop, &visitors.outside)
+        supervise::play(&mut *feed, &mut pipeline, &*clock, args.pacing(), &mut sinks, &stop, &visitors.outside)
     };
+    drop(updater);
     let recorded = recorder.map_or(Ok(()), |recorder| record::finish(recorder, &mut pipeline));
     let code = finish(common, args, &pipeline, &segments, &seen, &outcome?)?;
     recorded.map(|()| code)
+}
+
+/// What is played, and what its author says is shown when.
+fn feed_of(args: &RunArguments, bundle: &Bundle) -> Result<(Box<dyn Feed>, Vec<Segment>), Failure> {
+    let mut segments = Vec::new();
+    let feed: Box<dyn Feed> = if args.has_files() {
+        Box::new(files(args)?)
+    } else {
+        let path = recording_of(args, bundle)?;
+        match args.repeat {
+            Some(times) => Box::new(Repeated::open(&path, times)?),
+            None => {
+                segments = super::segments(&Survey::of(&path)?);
+                Box::new(Recording::open(&path)?)
+            }
+        }
+    };
+    let Some(seed) = args.faults else { return Ok((feed, segments)) };
+    // its times are no longer those that were stated
+    Ok((Box::new(Spoilt::new(feed, seed)), Vec::new()))
 }
 
 /// The recorder that `--record` asks for, started.

@@ -263,7 +263,9 @@ fn text(at: &At, text: &TextSpec) -> Checked {
     at.expect((1..=4096).contains(&text.max_tokens), "max_tokens", text.max_tokens, "1 to 4096")?;
     at.expect(text.pad_id >= 0, "pad_id", text.pad_id, "a token id, 0 or above")?;
     at.expect((1..=1 << 20).contains(&text.max_bytes), "max_bytes", text.max_bytes, "1 to 1048576")?;
-    at.expect(text.hold_ms >= 1, "hold_ms", text.hold_ms, "at least 1")
+    at.expect(text.hold_ms >= 1, "hold_ms", text.hold_ms, "at least 1")?;
+    at.expect((0.0..=1.0).contains(&text.distinct_min), "distinct_min", text.distinct_min, "0 to 1")?;
+    at.expect((0.0..=1.0).contains(&text.signs_max), "signs_max", text.signs_max, "0 to 1")
 }
 
 fn series(at: &At, series: &SeriesSpec) -> Checked {

@@ -235,6 +235,15 @@ pub struct TextSpec {
     /// How long an utterance counts as fresh, ms. Longer than the fusion's `max_age_ms`: a typed line does not repeat itself.
     #[serde(default = "hold_ms")]
     pub hold_ms: u32,
+    /// Refuse a text that does not fit into `max_tokens`, instead of reading its beginning.
+    #[serde(default)]
+    pub whole: bool,
+    /// Refuse a text of eight tokens or more of which a smaller share is different: it repeats itself. 0: none.
+    #[serde(default)]
+    pub distinct_min: f32,
+    /// Refuse a text of which a larger share of the characters are signs of programs and pictures, [`is_sign`](crate::preprocess::is_sign). 1: none.
+    #[serde(default = "one")]
+    pub signs_max: f32,
 }
 
 /// `[encoder.series]`

@@ -8,8 +8,8 @@ pub const RESAMPLES: usize = 2000;
 /// Seed of the resamples.
 pub const SEED: u64 = 20_240_229;
 
-/// SplitMix64 (Steele, Lea and Flood, OOPSLA 2014).
-struct SplitMix64(u64);
+/// SplitMix64 (Steele, Lea and Flood, OOPSLA 2014), from a seed.
+pub struct SplitMix64(pub u64);
 
 impl SplitMix64 {
     fn next(&mut self) -> u64 {
@@ -21,7 +21,7 @@ impl SplitMix64 {
     }
 
     /// Below `n`; the bias of the multiplication is `n / 2^64`.
-    fn below(&mut self, n: usize) -> usize {
+    pub fn below(&mut self, n: usize) -> usize {
         ((u128::from(self.next()) * n as u128) >> 64) as usize
     }
 }

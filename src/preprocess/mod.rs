@@ -21,7 +21,7 @@ pub use audio::AudioPreprocessor;
 pub use attendant_pixels::MAX_IMAGE_SIDE;
 pub use image::{ImagePreprocessor, JpegDecoding};
 pub use series::SeriesPreprocessor;
-pub use text::{TextPreprocessor, decode_lossy};
+pub use text::{TextPreprocessor, decode_lossy, is_sign};
 
 use crate::signal::{Tensor, TensorData};
 
@@ -35,6 +35,9 @@ pub enum PreprocessError {
     /// This sample cannot be used: skip and count it; the next one may be fine.
     #[error("{0}")]
     Sample(String),
+    /// This sample is nothing that the model was made for, by the manifest's own bounds: its modality takes no part.
+    #[error("{0}")]
+    Refused(String),
 }
 
 impl PreprocessError {

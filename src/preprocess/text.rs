@@ -27,8 +27,20 @@ pub struct TextPreprocessor {
     shape: [usize; 2],
     pad_id: i64,
     max_bytes: usize,
+    whole: bool,
+    distinct_min: f32,
+    signs_max: f32,
     clean: String,
     truncated: u64,
+}
+
+/// Below so many tokens nothing is called a repetition: "no no no" is an answer.
+const REPETITION_TOKENS_MIN: usize = 8;
+
+/// Characters of programs, pictures and scripts that do not occur in a sentence. Letters and digits of every script are none of them.
+#[must_use]
+pub fn is_sign(c: char) -> bool {
+    !c.is_alphanumeric() && !c.is_whitespace() && !".,?!'\"-:%$€£&/’‘“”。，？！、：；".contains(c)
 }
 
 #[derive(Debug)]
@@ -73,6 +85,9 @@ impl TextPreprocessor {
             shape: [1, spec.max_tokens],
             pad_id: spec.pad_id,
             max_bytes: spec.max_bytes,
+            whole: spec.whole,
+            distinct_min: spec.distinct_min,
+            signs_max: spec.signs_max,
             clean: String::new(),
             truncated: 0,
         })
@@ -97,7 +112,8 @@ impl TextPreprocessor {
     /// Turns `text` into the i64 tensor `out`, which is made to fit if it does not.
     ///
     /// # Errors
-    /// [`PreprocessError::Sample`] if nothing readable is left of the text; `out` is then unspecified but usable.
+    /// [`PreprocessError::Sample`] if nothing readable is left of the text, [`PreprocessError::Refused`] if it is outside of the manifest's
+    /// bounds; `out` is then unspecified but usable.
     pub fn run(&mut self, text: &str, out: &mut Tensor) -> Result<(), PreprocessError> {
         let head = &text[..text.floor_char_boundary(self.max_bytes)];
         if head.len() < text.len() {
@@ -110,24 +126,40 @@ impl TextPreprocessor {
                 "text of {bytes} bytes holds nothing readable, expected words"
             )));
         }
+        self.check_signs()?;
         let max_tokens = self.shape[1];
+        // one more than fits tells whether it does
+        let read_max = max_tokens + usize::from(self.whole);
         if out.shape != self.shape || !matches!(out.data, TensorData::I64(_)) {
             *out = Tensor::zeros_i64(&self.shape);
         }
         let ids = out.as_i64_mut().expect("the tensor has just been made i64");
         ids.clear();
         match &mut self.tokenizer {
-            Kind::WordPiece(tokenizer) => tokenizer.encode(&self.clean, max_tokens, ids),
+            Kind::WordPiece(tokenizer) => tokenizer.encode(&self.clean, read_max, ids),
             #[cfg(feature = "tokenizers")]
             Kind::Library(tokenizer) => {
                 let encoding = tokenizer.encode_fast(self.clean.as_str(), true).map_err(|e| {
                     PreprocessError::Sample(format!("text of {} bytes: tokenizer: {e}", self.clean.len()))
                 })?;
-                ids.extend(encoding.get_ids().iter().take(max_tokens).map(|id| i64::from(*id)));
+                ids.extend(encoding.get_ids().iter().take(read_max).map(|id| i64::from(*id)));
             }
         }
+        let refused = if self.whole && (ids.len() > max_tokens || head.len() < text.len()) {
+            Some(format!("text is longer than the {max_tokens} tokens that are read; say it shorter"))
+        } else {
+            repetition(ids, self.distinct_min)
+        };
         ids.resize(max_tokens, self.pad_id);
-        Ok(())
+        refused.map_or(Ok(()), |reason| Err(PreprocessError::Refused(reason)))
+    }
+
+    fn check_signs(&self) -> Result<(), PreprocessError> {
+        let (signs, chars) = self.clean.chars().fold((0, 0), |(signs, n), c| (signs + usize::from(is_sign(c)), n + 1));
+        if signs as f32 <= self.signs_max * chars as f32 {
+            return Ok(());
+        }
+        Err(PreprocessError::Refused(format!("text has {signs} signs among {chars} characters, expected words")))
     }
 
     /// Texts of which only the first `max_bytes` were looked at.
@@ -135,6 +167,16 @@ impl TextPreprocessor {
     pub fn truncated(&self) -> u64 {
         self.truncated
     }
+}
+
+/// Why `ids` are a repetition, if they are.
+fn repetition(ids: &[i64], distinct_min: f32) -> Option<String> {
+    if ids.len() < REPETITION_TOKENS_MIN || distinct_min <= 0.0 {
+        return None;
+    }
+    let distinct = (0..ids.len()).filter(|i| !ids[..*i].contains(&ids[*i])).count();
+    let repeats = (distinct as f32) < distinct_min * ids.len() as f32;
+    repeats.then(|| format!("text has {distinct} different tokens of {}, expected a sentence", ids.len()))
 }
 
 impl Kind {
@@ -167,7 +209,7 @@ fn library(spec: &TextSpec, json: &[u8]) -> Result<Kind, PreprocessError> {
     tokenizer.with_padding(None);
     let truncation = TruncationParams {
         direction: TruncationDirection::Right,
-        max_length: spec.max_tokens,
+        max_length: spec.max_tokens + usize::from(spec.whole),
         strategy: TruncationStrategy::LongestFirst,
         stride: 0,
     };
@@ -224,7 +266,16 @@ mod tests {
                   "vocab": {"[pad]": 0, "[unk]": 1, "lost": 2, "my": 3, "card": 4, "fi": 5}}}"###;
 
     fn spec() -> TextSpec {
-        TextSpec { tokenizer: "tokenizer.json".into(), max_tokens: 5, pad_id: 0, max_bytes: 40, hold_ms: 0 }
+        TextSpec {
+            tokenizer: "tokenizer.json".into(),
+            max_tokens: 5,
+            pad_id: 0,
+            max_bytes: 40,
+            hold_ms: 0,
+            whole: false,
+            distinct_min: 0.0,
+            signs_max: 1.0,
+        }
     }
 
     fn ids(text: &str) -> Result<Vec<i64>, String> {
@@ -270,6 +321,40 @@ mod tests {
         p.run(&"lost ".repeat(2_000_000), &mut out).unwrap();
         assert_eq!(p.truncated(), 2);
         assert_eq!(out.data, TensorData::I64(vec![2; 5]));
+    }
+
+    #[test]
+    fn what_is_outside_of_the_bounds_is_refused_with_the_reason() {
+        let bounds =
+            TextSpec { max_tokens: 9, max_bytes: 60, whole: true, distinct_min: 0.5, signs_max: 0.1, ..spec() };
+        let none = TextSpec { max_tokens: 9, max_bytes: 60, ..spec() };
+        // (text, the reason, empty if it is taken)
+        let cases = [
+            ("lost my card", ""),
+            ("my my my my my my my", ""), // too short to be called a repetition
+            ("my card my card my card my card", "2 different tokens of 8"),
+            ("my lost card fi my lost card fi", ""), // half of them
+            ("my lost card fi my lost card fi zebra", ""),
+            ("my lost card fi my lost card fi zebra my", "longer than the 9 tokens"),
+            ("my card: 50%?", ""),
+            ("f(x) = {my; card}", "6 signs among 17 characters"),
+            ("丢了我的卡。", ""),
+            ("lost my card lost my card lost my card lost my card lost my card lost my", "longer than"),
+        ];
+        let mut out = Tensor::zeros_i64(&[1, 9]);
+        for (text, expect) in cases {
+            let run = |spec: &TextSpec, out: &mut Tensor| {
+                TextPreprocessor::new(spec, TOKENIZER.as_bytes()).unwrap().run(text, out)
+            };
+            let got = match run(&bounds, &mut out) {
+                Ok(()) => String::new(),
+                Err(PreprocessError::Refused(reason)) => reason,
+                Err(other) => panic!("{text:?}: {other}"),
+            };
+            assert!(if expect.is_empty() { got.is_empty() } else { got.contains(expect) }, "{text:?}: {got:?}");
+            assert_eq!(out.as_i64_mut().unwrap().len(), 9, "{text:?}");
+            assert!(run(&none, &mut out).is_ok(), "{text:?}: without bounds everything is read");
+        }
     }
 
     #[test]

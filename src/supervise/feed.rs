@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use crate::capture::recording::Recording;
+use crate::capture::recording::{Recording, Repeated};
 use crate::capture::{Camera, CaptureError, ErrorKind, Mic, Sensor, TextSource};
 use crate::signal::{AudioBlock, Frame, Reading, Sample, Utterance};
 use crate::time::Micros;
@@ -22,6 +22,18 @@ pub trait Feed {
 impl Feed for Recording {
     fn next(&mut self, into: &mut Sample) -> Result<Option<Arc<str>>, CaptureError> {
         Recording::next(self, into)
+    }
+}
+
+impl Feed for Repeated {
+    fn next(&mut self, into: &mut Sample) -> Result<Option<Arc<str>>, CaptureError> {
+        Repeated::next(self, into)
+    }
+}
+
+impl<F: Feed + ?Sized> Feed for Box<F> {
+    fn next(&mut self, into: &mut Sample) -> Result<Option<Arc<str>>, CaptureError> {
+        (**self).next(into)
     }
 }
 

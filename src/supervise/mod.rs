@@ -19,6 +19,7 @@ pub mod recorder;
 pub mod replay;
 pub mod retention;
 pub mod sandbox;
+mod spoilt;
 pub mod update;
 
 use log::warn;
@@ -32,6 +33,7 @@ pub use feed::{Feed, FileFeed};
 pub use live::{LiveSource, Opener, Upkeep, live};
 pub use outside::Outside;
 pub use play::{Pacing, PlayError, play};
+pub use spoilt::Spoilt;
 
 /// What a run came to.
 #[derive(Clone, Debug, Default, serde::Serialize)]

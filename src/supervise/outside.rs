@@ -29,7 +29,7 @@ pub struct Outside {
     pub speaking: Option<Arc<Speaking>>,
     /// What outputs have to say in the event stream.
     pub notices: Option<Arc<Notices>>,
-    /// Where new bundles come from. Live runs only.
+    /// Where new bundles come from: of live runs, and of recordings that are played again and again.
     pub updates: Option<Arc<Updates>>,
     /// Who hears of what the sandbox has refused.
     pub sandbox: Option<Arc<Watch>>,

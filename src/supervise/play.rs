@@ -82,6 +82,7 @@ pub fn play(
         player.now = due;
         let available = player.wait(stop);
         player.attention.carry_out(pipeline, player.now, &mut events);
+        player.attention.update(pipeline, player.now, &mut events);
         player.attention.report(pipeline, player.now, &mut events);
         pipeline.process(&source, &sample, player.now, &mut events);
         player.outcome.samples += 1;
@@ -151,6 +152,7 @@ impl Player<'_> {
         self.now = self.now + TICK;
         self.wait(stop);
         self.attention.carry_out(pipeline, self.now, events);
+        self.attention.update(pipeline, self.now, events);
         self.attention.report(pipeline, self.now, events);
         pipeline.tick(self.now, events);
         self.attention.show(pipeline, self.now, self.clock.now(), |_| {});

@@ -40,6 +40,12 @@ const TIDY_EVERY: Micros = Micros::from_ms(60_000);
 /// Bytes of messages after which a recording ends, unless told otherwise.
 pub const BYTES_MAX: u64 = 4 << 30;
 
+/// A disk that takes nothing for so long is as good as full.
+pub const PATIENCE: Duration = Duration::from_secs(10);
+
+/// From one look at the bytes that wait to the next.
+const NAP: Duration = Duration::from_micros(200);
+
 /// A buffer that has grown beyond this is let go: as many as the queue has places would otherwise stay.
 const SPARE_BYTES_MAX: usize = 64 << 10;
 
@@ -105,6 +111,8 @@ pub struct RecordSpec {
     pub keep: Keep,
     /// Age at which the recordings of its directory are removed.
     pub age_max: Option<Duration>,
+    /// The run waits for the disk, up to [`PATIENCE`] a call: for files that are played at full speed, which nothing else waits for.
+    pub waits: bool,
 }
 
 impl RecordSpec {
@@ -209,6 +217,23 @@ struct Tapist {
     packet: Packet,
     /// Calls left out since the last one that was taken.
     lost: u64,
+    /// How long one call waits for the disk.
+    patience: Duration,
+}
+
+impl Tapist {
+    /// Bytes that wait to be written, once there is room for `bytes` more or patience is at its end.
+    fn waiting(&self, bytes: u64) -> u64 {
+        let naps = self.patience.as_micros() / NAP.as_micros();
+        for _ in 0..naps {
+            let waiting = self.shared.waiting_bytes.load(Ordering::Relaxed);
+            if waiting == 0 || waiting + bytes <= WAITING_BYTES_MAX {
+                return waiting;
+            }
+            thread::sleep(NAP);
+        }
+        self.shared.waiting_bytes.load(Ordering::Relaxed)
+    }
 }
 
 impl Recorder {
@@ -224,7 +249,8 @@ impl Recorder {
     ) -> Result<(Recorder, Box<dyn Tape>), WriteError> {
         let output = Output::open(spec, about)?;
         let path = &spec.path;
-        let when_full = WhenFull::WaitThenDrop(Duration::ZERO);
+        let patience = if spec.waits { PATIENCE } else { Duration::ZERO };
+        let when_full = WhenFull::WaitThenDrop(patience);
         let shared = Arc::new(Shared {
             queue: Bounded::new(CALLS_MAX, when_full, &Wake::new()),
             waiting_bytes: AtomicU64::new(0),
@@ -248,7 +274,8 @@ impl Recorder {
         });
         let thread = thread.map_err(|source| WriteError { path: path.to_owned(), source })?;
         let detail = spec.detail;
-        let tape = Tapist { shared: Arc::clone(&shared), detail, notices, packet: Packet::default(), lost: 0 };
+        let tape =
+            Tapist { shared: Arc::clone(&shared), detail, notices, packet: Packet::default(), lost: 0, patience };
         Ok((Recorder { shared, thread: Some(thread), path: path.to_owned() }, Box::new(tape)))
     }
 
@@ -352,13 +379,12 @@ impl Tape for Tapist {
             encode::json(&mut message.body, event);
         }
         let bytes = packet.bytes();
-        let waiting = self.shared.waiting_bytes.load(Ordering::Relaxed);
-        let pushed = if waiting + bytes > WAITING_BYTES_MAX {
+        let pushed = if self.waiting(bytes) + bytes > WAITING_BYTES_MAX {
             Pushed::Dropped
         } else {
             // before the push: the other thread takes them off as soon as it is done
             self.shared.waiting_bytes.fetch_add(bytes, Ordering::Relaxed);
-            let pushed = self.shared.queue.push(packet);
+            let pushed = self.shared.queue.push(&mut self.packet);
             if pushed != Pushed::Queued {
                 self.shared.waiting_bytes.fetch_sub(bytes, Ordering::Relaxed);
             }
@@ -417,16 +443,29 @@ mod tests {
     use crate::time::MonotonicClock;
 
     fn whole(path: &Path, bytes_max: u64) -> RecordSpec {
-        RecordSpec { path: path.to_owned(), detail: Detail::Samples, keep: Keep::Whole { bytes_max }, age_max: None }
+        RecordSpec {
+            path: path.to_owned(),
+            detail: Detail::Samples,
+            keep: Keep::Whole { bytes_max },
+            age_max: None,
+            waits: false,
+        }
     }
 
     /// Notes what `notes` does, with room for `bytes_max`; the survey of the file, what was said, and what it came to.
     fn recorded(bytes_max: u64, notes: impl FnOnce(&mut dyn Tape)) -> (Survey, Vec<Notice>, Recorded) {
+        recorded_to(|path| whole(path, bytes_max), notes)
+    }
+
+    fn recorded_to(
+        spec: impl FnOnce(&Path) -> RecordSpec,
+        notes: impl FnOnce(&mut dyn Tape),
+    ) -> (Survey, Vec<Notice>, Recorded) {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("run.mcap");
         let notices = Arc::<Notices>::default();
         let clock: Arc<dyn Clock> = Arc::new(MonotonicClock::new());
-        let spec = whole(&path, bytes_max);
+        let spec = spec(&path);
         let (recorder, mut tape) = Recorder::start(&spec, &BTreeMap::new(), clock, Arc::clone(&notices)).unwrap();
         notes(&mut *tape);
         let result = recorder.finish();
@@ -450,6 +489,19 @@ mod tests {
         });
         assert_eq!((survey.calls, survey.lost_calls, result.lost, result.error), (2, 2, 2, None));
         assert_eq!(said.iter().map(|n| &*n.notice).collect::<Vec<_>>(), ["behind"]);
+    }
+
+    #[test]
+    fn a_run_that_waits_for_the_disk_leaves_nothing_out() {
+        // more calls than places, and more bytes than may wait
+        let (calls, sample) = (4 * CALLS_MAX as u64, frame(WAITING_BYTES_MAX as usize / 200));
+        let spec = |path: &Path| RecordSpec { waits: true, ..whole(path, BYTES_MAX) };
+        let (survey, said, result) = recorded_to(spec, |tape| {
+            for t in 0..calls {
+                tape.note(Micros(t), &Call::Sample { source: "camera", sample: &sample }, &[]);
+            }
+        });
+        assert_eq!((survey.calls, survey.lost_calls, result.lost, said.len()), (calls, 0, 0, 0));
     }
 
     #[test]

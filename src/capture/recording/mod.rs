@@ -13,6 +13,7 @@ mod container;
 pub mod encode;
 mod message;
 pub mod part;
+mod repeat;
 pub mod ring;
 pub mod schema;
 pub mod tape;
@@ -31,6 +32,7 @@ use crate::time::Micros;
 
 use container::{Channel, Container};
 use encode::{CallBody, CallKind};
+pub use repeat::Repeated;
 use schema::Schema;
 
 /// The longest record that is read: a 4K RGB frame fits.
@@ -48,6 +50,11 @@ pub struct Recording<R = BufReader<File>> {
     spare: Spare,
     audio: AudioClock,
     start_ns: Option<u64>,
+    /// Time of the first message: 0, unless the file is played once more.
+    begins: Micros,
+    /// Number of its first frame, likewise, and the highest number so far.
+    first_frame: u64,
+    last_frame: u64,
     /// Time of the newest message.
     now: Micros,
     samples: u64,
@@ -113,6 +120,23 @@ impl Recording {
     pub fn open(path: &Path) -> Result<Self, CaptureError> {
         Self::from_reader(&path.display().to_string(), BufReader::with_capacity(64 << 10, open_file(path)?))
     }
+
+    /// Goes to the start of the file at `path` once more; its times follow on what came before.
+    fn begin_again(&mut self, path: &Path) -> Result<(), CaptureError> {
+        let mut next = Recording::open(path)?;
+        // sound is complete later than it begins
+        let sound_ends = self.audio.next.map_or(Micros::ZERO, |(t, _)| t);
+        next.begins = self.now.max(sound_ends);
+        next.now = next.begins;
+        next.first_frame = self.last_frame + 1;
+        next.last_frame = next.first_frame;
+        next.audio = mem::take(&mut self.audio);
+        next.names = mem::take(&mut self.names);
+        next.spare = mem::take(&mut self.spare);
+        next.samples = self.samples;
+        *self = next;
+        Ok(())
+    }
 }
 
 impl<R: Read> Recording<R> {
@@ -129,6 +153,9 @@ impl<R: Read> Recording<R> {
             spare: Spare::default(),
             audio: AudioClock::default(),
             start_ns: None,
+            begins: Micros::ZERO,
+            first_frame: 0,
+            last_frame: 0,
             now: Micros::ZERO,
             samples: 0,
             failed: None,
@@ -179,7 +206,7 @@ impl<R: Read> Recording<R> {
         })?;
         let Some(message) = message else { return Ok(None) };
         let start_ns = *self.start_ns.get_or_insert(message.log_time_ns);
-        self.now = Micros(message.log_time_ns.saturating_sub(start_ns) / 1000);
+        self.now = self.begins + Micros(message.log_time_ns.saturating_sub(start_ns) / 1000);
         Ok(Some((message.channel, self.container.channel(message.channel).schema)))
     }
 
@@ -191,7 +218,8 @@ impl<R: Read> Recording<R> {
             Schema::CompressedImage | Schema::RawImage => {
                 let frame = self.spare.frame(into);
                 frame.t = t;
-                frame.seq.0 = u64::from(sequence);
+                frame.seq.0 = self.first_frame + u64::from(sequence);
+                self.last_frame = self.last_frame.max(frame.seq.0);
                 message::image(schema, body, frame)?;
             }
             Schema::RawAudio => {

@@ -1,8 +1,11 @@
 //! `attendant eval`: how good a bundle is, on labelled rows or on recordings that say what is shown, by the code that `run` uses.
 //!
-//! [`rows`] scores rows, [`recordings`] streams, [`compare`] two bundles on either, [`report`] makes the page and the pictures of both.
+//! [`rows`] scores rows, [`confident`] counts answers that are surely wrong, [`decided`] shows rows to the decision rules; [`recordings`] scores
+//! streams, [`compare`] two bundles on either, [`report`] makes the page and the pictures of both.
 
 mod compare;
+mod confident;
+mod decided;
 mod recordings;
 mod report;
 mod rows;
@@ -21,7 +24,7 @@ use super::{Common, Failure};
 /// Arguments of `eval`.
 #[derive(Debug, Args)]
 pub struct EvalArguments {
-    /// Rows {"image":path,"audio":path,"text":string,"label":string}, any modality absent; or recordings (.mcap) with labels; or a .wav
+    /// Rows {"image":path,"audio":path,"text":string,"label":string,"kind":string}, any modality absent; or recordings (.mcap) with labels; or a .wav
     ///
     /// Paths in rows are relative to the file's own directory. A label is a class of the bundle, one of its intents, or `oos`. A recording
     /// says itself what is shown (/truth), or REC.labels.jsonl beside REC.mcap does: {"t_us":0,"label":"none"} a line. A .wav is played as
@@ -43,6 +46,17 @@ pub struct EvalArguments {
     /// Write one JSON line a row: label, answer, probabilities
     #[arg(long, value_name = "FILE.jsonl")]
     predictions: Option<PathBuf>,
+    /// A wrong answer at least this likely counts as confident (rows)
+    #[arg(long, value_name = "P", default_value_t = 0.9, value_parser = probability)]
+    confident: f32,
+    /// Also show every row for some seconds, and count what the decision rules make of it (rows)
+    #[arg(long, conflicts_with = "compare")]
+    decide: bool,
+}
+
+fn probability(text: &str) -> Result<f32, String> {
+    let p: f32 = text.parse().map_err(|e| format!("{e}"))?;
+    if p > 0.0 && p < 1.0 { Ok(p) } else { Err("expected more than 0 and less than 1".into()) }
 }
 
 /// What the data are.
@@ -108,6 +122,9 @@ pub fn run(common: &Common, args: &EvalArguments) -> Result<ExitCode, Failure> {
     let data = Data::of(&args.data)?;
     if !matches!(data, Data::Rows(_)) && args.predictions.is_some() {
         return Err(Failure::Usage("--predictions goes with rows, not with a stream".into()));
+    }
+    if !matches!(data, Data::Rows(_)) && args.decide {
+        return Err(Failure::Usage("--decide goes with rows; a stream is decided anyway".into()));
     }
     if let [a, b] = &args.compare[..] {
         let (a, b) = (Candidate::open(a)?, Candidate::open(b)?);

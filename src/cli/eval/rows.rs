@@ -12,11 +12,13 @@ use std::sync::Arc;
 
 use attendant::capture::{image, wav};
 use attendant::decide::score::{self, Proportion, Scorer};
-use attendant::pipeline::{Input, Pipeline};
+use attendant::pipeline::{Input, Pipeline, PipelineError};
+use attendant::preprocess::PreprocessError;
 use attendant::signal::Frame;
 use indicatif::{ProgressBar, ProgressStyle};
 
-use super::{Candidate, EvalArguments, at_least, report};
+use super::confident::Confident;
+use super::{Candidate, EvalArguments, at_least, decided, report};
 use crate::cli::{Common, Failure, out, outln, table};
 
 /// One labelled row.
@@ -32,6 +34,8 @@ pub struct Row {
     pub text: Option<String>,
     /// Expected answer; absent in rows that are only exported.
     pub label: Option<String>,
+    /// What kind of input it is: wrong answers are counted by kind.
+    pub kind: Option<String>,
 }
 
 #[derive(serde::Deserialize)]
@@ -41,6 +45,7 @@ struct RawRow {
     audio: Option<PathBuf>,
     text: Option<String>,
     label: Option<String>,
+    kind: Option<String>,
 }
 
 /// Most bytes of one row: a text field of 10 MB is legal, an endless line is not.
@@ -73,10 +78,10 @@ pub fn read_rows(path: &Path) -> Result<Vec<Row>, Failure> {
             continue;
         }
         let raw: RawRow = serde_json::from_str(&text).map_err(|e| {
-            Failure::Input(format!("{}:{line}: {e}; a row has image, audio, text, label", path.display()))
+            Failure::Input(format!("{}:{line}: {e}; a row has image, audio, text, label, kind", path.display()))
         })?;
         let (image, audio) = (raw.image.map(|p| folder.join(p)), raw.audio.map(|p| folder.join(p)));
-        rows.push(Row { line, image, audio, text: raw.text, label: raw.label });
+        rows.push(Row { line, image, audio, text: raw.text, label: raw.label, kind: raw.kind });
     }
     if rows.is_empty() {
         return Err(Failure::Input(format!("{}: no rows", path.display())));
@@ -98,6 +103,10 @@ pub struct Report {
     pub alone: BTreeMap<String, Proportion>,
     /// The fusion with every subset of the modalities, over the rows that have them all.
     pub ablations: Vec<Ablation>,
+    /// Inputs that the manifest's own bounds refuse: no token, so that the fusion goes by the others, or by nothing.
+    pub refused: u64,
+    /// Wrong answers that the bundle was sure of, and wrong decisions.
+    pub confident: Confident,
     #[serde(skip_serializing_if = "Option::is_none")]
     intents: Option<Intents>,
 }
@@ -142,7 +151,10 @@ pub fn run(common: &Common, args: &EvalArguments, file: &Path, candidate: &Candi
     let mut pipeline = candidate.pipeline()?;
     let rows = read_rows(file)?;
     let scored = score_rows(&rows, &mut pipeline, file, args.predictions.as_deref())?;
-    let report = scored.report(file.to_owned(), candidate.bundle.id.to_string(), &pipeline);
+    let decided = if args.decide { Some(decided::rows(&rows, &scored.each, candidate, file)?) } else { None };
+    let names = names(&pipeline);
+    let confident = Confident::of(&rows, &scored.each, decided.as_deref(), args.confident, pipeline.none(), &names);
+    let report = scored.report(file.to_owned(), candidate.bundle.id.to_string(), &pipeline, confident);
     if let Some(dir) = &args.report {
         report::of_rows(dir, &report)?;
     }
@@ -167,6 +179,8 @@ pub struct RowScore {
     pub p: Vec<f32>,
     /// By bit mask of the modalities that take part: whether the answer is right.
     pub right: BTreeMap<usize, bool>,
+    /// What each encoder's own head says and how likely it is, where there is an input and a head.
+    pub own: Vec<Option<(usize, f32)>>,
 }
 
 /// Everything that is counted while the rows go by.
@@ -178,6 +192,7 @@ pub struct Scored {
     subsets: BTreeMap<usize, (u64, u64)>,
     fused: Scorer,
     intents: IntentCounts,
+    refused: u64,
 }
 
 #[derive(Default)]
@@ -205,6 +220,7 @@ pub fn score_rows(
         subsets: BTreeMap::new(),
         fused: Scorer::new(labels.len()),
         intents: IntentCounts::default(),
+        refused: 0,
     };
     let mut predictions = match predictions {
         None => None,
@@ -219,27 +235,38 @@ pub fn score_rows(
     for row in rows {
         let target = target_of(row, pipeline, file)?;
         let mut present = vec![false; names.len()];
+        let mut own = vec![None; names.len()];
+        let mut refused = false;
         for (i, present) in present.iter_mut().enumerate() {
-            *present = encode_row(row, i, pipeline, &mut frame, file)?;
+            let encoded = encode_row(row, i, pipeline, &mut frame, file)?;
+            *present = encoded == Encoded::Token;
+            if encoded == Encoded::Refused {
+                scored.refused += 1;
+                refused = true;
+                scored.intents.refused(target.intent);
+            }
             if !*present {
                 continue;
             }
-            let right = pipeline.own_answer(i).map(|answer| answer == target.class);
-            if let Some(right) = right {
-                count(&mut scored.alone[i], right);
+            own[i] = pipeline.own_answer(i);
+            if let Some((answer, _)) = own[i] {
+                count(&mut scored.alone[i], answer == target.class);
             }
             scored.intents.count(pipeline.last_intent(i), target.intent);
         }
         let all = present.iter().enumerate().fold(0, |m, (i, p)| m | usize::from(*p) << i);
-        if all == 0 {
+        if all == 0 && !refused {
             let message = format!("{}:{}: the row has no input for this bundle", file.display(), row.line);
             return Err(Failure::Input(message));
         }
-        let mut each = RowScore { target: target.class, top: 0, p: Vec::new(), right: BTreeMap::new() };
-        for subset in (1..=all).filter(|s| s & !all == 0) {
+        let mut each = RowScore { target: target.class, top: 0, p: Vec::new(), right: BTreeMap::new(), own };
+        // what was refused leaves nothing to go by, which is an answer too
+        for subset in (usize::from(all > 0)..=all).filter(|s| s & !all == 0) {
             let mask: Vec<bool> = (0..names.len()).map(|i| subset >> i & 1 == 1).collect();
             let fused = pipeline.fuse(&mask)?;
-            count(scored.subsets.entry(subset).or_default(), fused.class == target.class);
+            if subset > 0 {
+                count(scored.subsets.entry(subset).or_default(), fused.class == target.class);
+            }
             each.right.insert(subset, fused.class == target.class);
             if subset == all {
                 (each.top, each.p) = (fused.class, fused.probabilities.clone());
@@ -268,8 +295,24 @@ fn count(counts: &mut (u64, u64), right: bool) {
     counts.1 += 1;
 }
 
+/// What became of a row's input for an encoder.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Encoded {
+    /// The row has none.
+    Absent,
+    /// It is outside of the manifest's bounds.
+    Refused,
+    Token,
+}
+
 /// Encodes the row's input for encoder `i`, if it has one.
-fn encode_row(row: &Row, i: usize, pipeline: &mut Pipeline, frame: &mut Frame, file: &Path) -> Result<bool, Failure> {
+fn encode_row(
+    row: &Row,
+    i: usize,
+    pipeline: &mut Pipeline,
+    frame: &mut Frame,
+    file: &Path,
+) -> Result<Encoded, Failure> {
     let named = |path: &Path, e| Failure::Input(format!("{}:{}: {}: {e}", file.display(), row.line, path.display()));
     match (pipeline.kind(i), &row.image, &row.audio, &row.text) {
         ("image", Some(path), _, _) => {
@@ -280,12 +323,13 @@ fn encode_row(row: &Row, i: usize, pipeline: &mut Pipeline, frame: &mut Frame, f
             let (samples, rate_hz) = wav::read_clip(path)?;
             pipeline.encode(i, Input::Clip { samples: &samples, rate_hz }).map_err(|e| named(path, e))?;
         }
-        ("text", _, _, Some(text)) => {
-            pipeline.encode(i, Input::Text(text)).map_err(|e| named(Path::new("text"), e))?;
-        }
-        _ => return Ok(false),
+        ("text", _, _, Some(text)) => match pipeline.encode(i, Input::Text(text)) {
+            Err(PipelineError::Input { source: PreprocessError::Refused(_), .. }) => return Ok(Encoded::Refused),
+            other => _ = other.map_err(|e| named(Path::new("text"), e))?,
+        },
+        _ => return Ok(Encoded::Absent),
     }
-    Ok(true)
+    Ok(Encoded::Token)
 }
 
 /// Finds the class that a label means.
@@ -329,6 +373,19 @@ impl IntentCounts {
         self.rejected += u64::from(!accepted);
     }
 
+    /// A text that was not encoded is rejected, whatever it asks for.
+    fn refused(&mut self, target: IntentTarget) {
+        match target {
+            IntentTarget::Unknown => return,
+            IntentTarget::Known(_) => self.in_scope += 1,
+            IntentTarget::OutOfScope => {
+                self.oos += 1;
+                self.oos_rejected += 1;
+            }
+        }
+        self.rejected += 1;
+    }
+
     fn report(&self) -> Option<Intents> {
         (self.in_scope + self.oos > 0).then(|| Intents {
             accuracy: Proportion::new(self.right, self.in_scope),
@@ -340,8 +397,8 @@ impl IntentCounts {
 }
 
 impl Scored {
-    fn report(self, file: PathBuf, bundle: String, pipeline: &Pipeline) -> Report {
-        let names: Vec<String> = pipeline.modalities().map(|n| n.to_string()).collect();
+    fn report(self, file: PathBuf, bundle: String, pipeline: &Pipeline, confident: Confident) -> Report {
+        let names = names(pipeline);
         let of = |(right, n): (u64, u64)| Proportion::new(right, n);
         let mut ablations: Vec<(usize, (u64, u64))> = self.subsets.into_iter().collect();
         ablations.sort_by_key(|(mask, _)| (mask.count_ones(), *mask));
@@ -349,6 +406,7 @@ impl Scored {
             file,
             bundle,
             rows: self.each.len(),
+            refused: self.refused,
             fused: self.fused.report(),
             labels: pipeline.labels().iter().map(ToString::to_string).collect(),
             alone: names.iter().cloned().zip(self.alone).filter(|(_, c)| c.1 > 0).map(|(n, c)| (n, of(c))).collect(),
@@ -359,9 +417,14 @@ impl Scored {
                     Ablation { modalities: taking_part.map(|(_, n)| n.clone()).collect(), accuracy: of(counts) }
                 })
                 .collect(),
+            confident,
             intents: self.intents.report(),
         }
     }
+}
+
+fn names(pipeline: &Pipeline) -> Vec<String> {
+    pipeline.modalities().map(ToString::to_string).collect()
 }
 
 fn print_report(report: &Report) -> Result<(), Failure> {
@@ -392,6 +455,10 @@ fn print_report(report: &Report) -> Result<(), Failure> {
         rows.push(cells("out-of-scope precision".into(), &intents.oos_precision));
     }
     out!("{}", table::render(&rows));
+    if report.refused > 0 {
+        outln!("\n{} inputs are outside of the bounds of bundle.toml and took no part", report.refused);
+    }
+    report.confident.print()?;
     outln!("\ncalibration: ECE {:.2} %, Brier {:.4}", 100.0 * report.fused.ece, report.fused.brier);
     let short = |l: &String| l.trim_start_matches("desk_").to_owned();
     let labels = &report.labels;
