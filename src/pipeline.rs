@@ -29,7 +29,7 @@ use crate::signal::{
 };
 use crate::time::Micros;
 
-use tokens::Answers;
+use tokens::{Answers, likeliest};
 
 pub use crate::signal::StageCounters;
 
@@ -203,6 +203,8 @@ struct Stage {
     has_token: bool,
     fault: Option<Arc<str>>,
     last_error: Option<Arc<str>>,
+    /// Whose doing it is if there is no token.
+    blame: succession::Blame,
     counters: StageCounters,
     /// Its samples are left out, and whether that has been told.
     is_muted: bool,
@@ -294,6 +296,7 @@ impl Stage {
             has_token: false,
             fault: None,
             last_error: None,
+            blame: succession::Blame::default(),
             counters: StageCounters::default(),
             is_muted: false,
             is_hushed: false,
@@ -303,6 +306,7 @@ impl Stage {
 
     /// Hands the stage a sample of its source. Windows of sound and series are fetched by [`Stage::advance`] afterwards.
     fn offer(&mut self, sample: &Sample, meter: Option<&Meter>) -> Result<bool, StageError> {
+        self.blame.offered(sample.t());
         if self.left_out().is_some() {
             self.counters.muted += 1;
             return Ok(false);
@@ -1179,6 +1183,7 @@ fn taken(stage: &mut Stage, result: Result<bool, StageError>, answers: &mut Answ
         }
         Err(error) => {
             stage.counters.errors += 1;
+            stage.blame.failed(&error);
             warn!("{}: {error}", stage.name);
             let reason: Arc<str> = error.to_string().into();
             answers.error(&stage.name, &reason);
@@ -1186,11 +1191,4 @@ fn taken(stage: &mut Stage, result: Result<bool, StageError>, answers: &mut Answ
             false
         }
     }
-}
-
-/// Index and softmax probability of the largest logit; none for an empty slice.
-fn likeliest(logits: &[f32]) -> Option<(usize, f32)> {
-    let best = (0..logits.len()).max_by(|a, b| logits[*a].total_cmp(&logits[*b]))?;
-    let sum: f32 = logits.iter().map(|x| (x - logits[best]).exp()).sum();
-    Some((best, 1.0 / sum))
 }

@@ -329,7 +329,7 @@ struct Run {
     languages: Vec<serde_json::Value>,
 }
 
-fn run(dir: &Path, end: Micros, gates: Vec<(Micros, Gate)>, outside: Outside) -> Run {
+fn run(dir: &Path, blocks: VecDeque<AudioBlock>, gates: Vec<(Micros, Gate)>, outside: Outside) -> Run {
     let bundle = Bundle::open(dir).unwrap();
     let mut pipeline = Pipeline::load(&bundle, &Options::default()).unwrap();
     let clock: Arc<dyn Clock> = Arc::new(VirtualClock::default());
@@ -337,7 +337,7 @@ fn run(dir: &Path, end: Micros, gates: Vec<(Micros, Gate)>, outside: Outside) ->
     let outside = Outside { monitor: Some(Arc::clone(&monitor)), ..outside };
     let (mut wrong, mut languages) = (Vec::new(), Vec::new());
     let witness = Witness { monitor: Arc::clone(&monitor), wrong: &mut wrong, languages: &mut languages };
-    let mic = Scripted { blocks: sound(end), gates: gates.into(), clock: Arc::clone(&clock), monitor };
+    let mic = Scripted { blocks, gates: gates.into(), clock: Arc::clone(&clock), monitor };
     let mic = Mutex::new(Some(mic));
     let open = move || {
         let mic = mic.lock().unwrap().take().ok_or_else(|| CaptureError::end("mic"))?;
@@ -408,6 +408,11 @@ impl Device {
     }
 
     fn run(&self, end: Micros, gates: Vec<(Micros, Gate)>) -> Run {
+        self.hear(sound(end), gates)
+    }
+
+    /// As [`Device::run`], on `blocks`.
+    fn hear(&self, blocks: VecDeque<AudioBlock>, gates: Vec<(Micros, Gate)>) -> Run {
         let mut store = self.store();
         let chosen = store.start();
         let dir = chosen.dir.unwrap_or_else(kiosk);
@@ -430,7 +435,7 @@ impl Device {
             updates: Some(updater.updates()),
             ..Outside::default()
         };
-        run(&dir, end, gates, outside)
+        run(&dir, blocks, gates, outside)
     }
 }
 
@@ -439,7 +444,7 @@ const SECOND: Micros = Micros::from_ms(1000);
 #[test]
 fn a_new_bundle_takes_over_in_a_live_run_without_losing_a_window() {
     let end = Micros(16 * SECOND.0);
-    let plain = run(&kiosk(), end, Vec::new(), Outside::default());
+    let plain = run(&kiosk(), sound(end), Vec::new(), Outside::default());
     let device = Device::new();
     let next = device.dir.path().join("next");
     kiosk_copy(&next, "1.1.0");
@@ -490,6 +495,22 @@ fn a_bundle_that_does_not_do_is_given_up_and_the_old_one_goes_on() {
     let state = store.state();
     assert_eq!((state.current.as_deref(), state.counter, state.trial_starts), (None, 0, None), "the device's own runs");
     assert!(state.bad.len() == 1 && state.bad[0].starts_with("1.1.0-"), "{state:?}");
+}
+
+#[test]
+fn a_microphone_that_is_silent_for_a_while_is_not_the_new_bundles_doing() {
+    let device = Device::new();
+    let next = device.dir.path().join("next");
+    kiosk_copy(&next, "1.1.0");
+    let path = device.put("kiosk-1.1.0.attendant", &device.keys.pack(&next, 3));
+    // longer than a modality may be without a token, and in the middle of the trial
+    let silence = Micros(4 * SECOND.0)..Micros(11 * SECOND.0);
+    let blocks = sound(Micros(16 * SECOND.0)).into_iter().filter(|b| !silence.contains(&b.t)).collect();
+    let run = device.hear(blocks, vec![(Micros(3 * SECOND.0), device.reload(&path))]);
+    assert!(run.lines.contains(r#""modality":"speech","state":"stale""#), "{}", run.lines);
+    assert!(!run.lines.contains("reverted"), "{}", run.lines);
+    assert_eq!(run.bundle, "kiosk@1.1.0", "{}", run.lines);
+    assert_eq!(device.store().state().counter, 3, "it has proven itself");
 }
 
 #[test]

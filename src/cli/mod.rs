@@ -38,8 +38,8 @@ use attendant::emit::summary::Segment;
 use attendant::infer::InferError;
 use attendant::pipeline::PipelineError;
 use attendant::preprocess::PreprocessError;
-use attendant::supervise::update::THREAD;
 use attendant::supervise::PlayError;
+use attendant::supervise::update::THREAD;
 use clap::{CommandFactory as _, Parser, Subcommand};
 
 /// `print!` that gives an error instead of a panic when nobody reads any more.

@@ -7,8 +7,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::{Arc, Once};
 
-use tract_core::ops::cast::cast;
 use attendant_quant::{Island, Report, Tier};
+use tract_core::ops::cast::cast;
 use tract_core::plan::SimpleState;
 use tract_onnx::pb::{self, ModelProto, tensor_shape_proto, type_proto};
 use tract_onnx::tract_hir::internal::{

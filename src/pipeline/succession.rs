@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use log::warn;
 
-use super::Pipeline;
+use super::{Pipeline, StageError};
 use crate::board::Kind;
 use crate::infer::Encoder as _;
 use crate::signal::{About, Event, Listing, ModalityState};
@@ -20,10 +20,36 @@ use crate::time::Micros;
 pub enum Health {
     /// It has a token that takes part.
     Fresh,
-    /// It has none, and nobody expects one: muted, typed, its device is gone.
+    /// It has none, and nobody expects one: muted, typed, its device is gone or silent.
     Idle,
     /// Its device delivers or should, and it has none.
     Ailing,
+}
+
+/// What a modality without a token comes from: its models, or what its device delivers.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Blame {
+    /// Capture time of the newest sample that came.
+    offered: Option<Micros>,
+    /// Whether the last error was the model's: a sample that cannot be read, or is refused, is not.
+    is_models: bool,
+}
+
+impl Blame {
+    /// A sample captured at `t` came.
+    pub(super) fn offered(&mut self, t: Micros) {
+        self.offered = Some(t);
+    }
+
+    /// There is no token because of `error`.
+    pub(super) fn failed(&mut self, error: &StageError) {
+        self.is_models = matches!(error, StageError::Infer(_));
+    }
+
+    /// Whether the device has delivered within `age` before `now`.
+    fn is_fed(&self, now: Micros, age: Micros) -> bool {
+        self.offered.is_some_and(|t| now.since(t) <= age)
+    }
 }
 
 /// What observers are told.
@@ -105,6 +131,7 @@ impl Pipeline {
             {
                 warn!("{}: {error}", stage.name);
                 stage.counters.errors += 1;
+                stage.blame.is_models = true;
                 (stage.has_token, stage.last_error) = (false, Some(error.to_string().into()));
             }
         }
@@ -127,11 +154,15 @@ impl Pipeline {
     pub fn health(&self, now: Micros, expected: impl Fn(usize) -> bool) -> impl Iterator<Item = (&Arc<str>, Health)> {
         self.stages.iter().enumerate().map(move |(i, stage)| {
             let is_excused = stage.is_text() || stage.left_out().is_some() || stage.fault.is_some();
+            // a device that is silent, or has lost a stretch of sound, is not the bundle's doing
+            let is_fed = stage.blame.is_fed(now, stage.max_age);
+            let has_error = stage.last_error.is_some() && stage.fault.is_none();
             let health = match stage.state(now) {
                 ModalityState::Ok => Health::Fresh,
-                _ if stage.last_error.is_some() && stage.fault.is_none() => Health::Ailing,
-                _ if is_excused || !expected(i) => Health::Idle,
-                _ => Health::Ailing,
+                _ if has_error && stage.blame.is_models => Health::Ailing,
+                _ if is_excused || !is_fed => Health::Idle,
+                _ if has_error || expected(i) => Health::Ailing,
+                _ => Health::Idle,
             };
             (&stage.name, health)
         })

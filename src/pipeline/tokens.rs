@@ -142,3 +142,10 @@ impl Pipeline {
         }
     }
 }
+
+/// Index and softmax probability of the largest logit; none for an empty slice.
+pub(super) fn likeliest(logits: &[f32]) -> Option<(usize, f32)> {
+    let best = (0..logits.len()).max_by(|a, b| logits[*a].total_cmp(&logits[*b]))?;
+    let sum: f32 = logits.iter().map(|x| (x - logits[best]).exp()).sum();
+    Some((best, 1.0 / sum))
+}

@@ -17,8 +17,8 @@ mod series;
 mod text;
 mod wordpiece;
 
-pub use audio::AudioPreprocessor;
 pub use attendant_pixels::MAX_IMAGE_SIDE;
+pub use audio::AudioPreprocessor;
 pub use image::{ImagePreprocessor, JpegDecoding};
 pub use series::SeriesPreprocessor;
 pub use text::{TextPreprocessor, decode_lossy, is_sign};

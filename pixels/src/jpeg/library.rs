@@ -30,11 +30,7 @@ pub struct Decoded<'a> {
 ///
 /// # Errors
 /// [`JpegError`] for what is no whole JPEG, or larger than [`MAX_IMAGE_SIDE`].
-pub fn decode<'a>(
-    data: &[u8],
-    want_gray: bool,
-    buffer: &'a mut Vec<u8>,
-) -> Result<Decoded<'a>, JpegError> {
+pub fn decode<'a>(data: &[u8], want_gray: bool, buffer: &'a mut Vec<u8>) -> Result<Decoded<'a>, JpegError> {
     let bad = |e: zune_jpeg::errors::DecodeErrors| damaged(data, e);
     let side = MAX_IMAGE_SIDE as usize;
     let options = DecoderOptions::new_fast().set_strict_mode(true).set_max_width(side).set_max_height(side);
