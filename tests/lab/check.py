@@ -60,6 +60,10 @@ def demo(share, replay):
     return good
 
 
+def is_power_of_two(number):
+    return number & (number - 1) == 0
+
+
 def faults(share):
     lines = journal(share)
     marks = [(t, text.split()) for t, program, text in lines if program == "lab"]
@@ -81,11 +85,14 @@ def faults(share):
         if fault != "overrun":
             row["seen"] += any(state in ("failed", "stale") for _, state, _ in mine)
         ok = [t for t, state, _ in mine if state == "ok"]
-        # an overrun is mended in place: no state, but a line
+        # an overrun is mended in place: no state, but a line with its number, for every power of two
         if fault == "overrun":
-            said = any(program == "attendant" and "overrun" in text for t, program, text in lines if broken_s <= t <= until)
-            row["seen"] += said
-            row["recovered"] += said and not any(state == "failed" for _, state, _ in mine)
+            said = [text for t, program, text in lines if program == "attendant" and broken_s <= t <= until and "overrun" in text]
+            number, cycle = int(back[3]), row["cycles"]
+            counted = any(re.search(rf"overrun {number};", text) for text in said)
+            # between two lines the count says what came in the meantime
+            row["seen"] += counted or (not said and not is_power_of_two(cycle))
+            row["recovered"] += not any(state == "failed" for _, state, _ in mine)
             continue
         is_ok = bool(mine) and mine[-1][1] == "ok"
         late_s = max(0.0, ok[-1] - back_s) if ok else 0.0
