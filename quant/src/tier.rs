@@ -122,7 +122,7 @@ impl Tier {
         Ok(tier)
     }
 
-    /// The tier of this process, from [`VARIABLE`] or the best; read once.
+    /// The tier of this process, from `VARIABLE` or the best; read once.
     ///
     /// # Errors
     /// As [`Tier::choose`], naming the variable.

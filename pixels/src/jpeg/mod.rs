@@ -1,18 +1,18 @@
 //! JPEG pictures.
 //!
 //! Owns the two ways to decode: the luminance decoder ([`LumaDecoder`]), which takes what a camera sends to an encoder
-//! that looks at luminance alone, and the library ([`library`]) for everything else. The picture code calls them once a
+//! that looks at luminance alone, and the library (`library`) for everything else. The picture code calls them once a
 //! frame. The luminance decoder exists because the picture an encoder takes is a tenth of a camera's: it decodes only
 //! the coefficients that survive the resampling, resamples without an inverse transform, steps over colour, and
 //! allocates nothing after the largest frame so far. No library does.
 //!
 //! | module | owns |
 //! |---|---|
-//! | [`header`] | segments, and which pictures the luminance decoder takes |
-//! | [`huffman`], [`standard`] | code tables |
-//! | [`bits`] | bytes to bits |
-//! | [`scan`] | blocks of coefficients, in their order |
-//! | [`resample`] | coefficients to resampled pixels |
+//! | `header` | segments, and which pictures the luminance decoder takes |
+//! | `huffman`, `standard` | code tables |
+//! | `bits` | bytes to bits |
+//! | `scan` | blocks of coefficients, in their order |
+//! | `resample` | coefficients to resampled pixels |
 
 mod bits;
 mod header;
