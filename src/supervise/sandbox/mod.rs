@@ -84,7 +84,9 @@ pub enum SandboxError {
     #[error("seccomp: {0}")]
     Filter(String),
     /// Called too late.
-    #[error("the sandbox has to be entered by the only thread; there are {0}")]
+    #[error(
+        "the sandbox has to be entered by the only thread; there are {0}; where an emulator has one of its own, set privacy.sandbox = \"off\""
+    )]
     Threads(usize),
     /// The kernel lacks something that the configuration requires.
     #[error(
