@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::fs;
-use std::io::{Cursor, Read as _};
+use std::io::{BufRead as _, BufReader, Cursor, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -626,22 +626,26 @@ struct Program {
 impl Program {
     fn start(args: &[&str]) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_attendant"));
-        command.args(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+        command.args(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
-        let (said, mut out) = (Arc::new(Mutex::new(String::new())), child.stdout.take().unwrap());
-        let heard = Arc::clone(&said);
-        std::thread::spawn(move || {
-            let mut buffer = [0; 4096];
-            while let Ok(n @ 1..) = out.read(&mut buffer) {
-                heard.lock().unwrap().push_str(&String::from_utf8_lossy(&buffer[..n]));
-            }
-        });
+        let said = Arc::new(Mutex::new(String::new()));
+        hear(child.stdout.take().unwrap(), Arc::clone(&said));
+        hear(child.stderr.take().unwrap(), Arc::clone(&said));
         Program { child, said }
     }
 
     fn wait(&self, piece: &str) {
         wait(piece, || self.said.lock().unwrap().contains(piece));
     }
+}
+
+/// Adds whatever comes to what has been said, line by line: events and the log do not mix.
+fn hear(from: impl Read + Send + 'static, said: Arc<Mutex<String>>) {
+    std::thread::spawn(move || {
+        for line in BufReader::new(from).lines().map_while(Result::ok) {
+            said.lock().unwrap().push_str(&(line + "\n"));
+        }
+    });
 }
 
 impl Drop for Program {
@@ -662,7 +666,7 @@ fn a_running_program_takes_a_tested_bundle_when_it_is_signalled() {
     fs::write(at("next").join(GOLDEN), golden).unwrap();
     let file = keys.pack(&at("next"), 2);
     let config = format!(
-        "bundle = \"own\"\n[trust]\nkeys = [\"{}\"]\nrequire_signed = false\n[update]\nstate_dir = \"state\"\nlook_s = 0\nprobation_s = 5\n",
+        "bundle = \"own\"\nlog = \"info\"\n[trust]\nkeys = [\"{}\"]\nrequire_signed = false\n[update]\nstate_dir = \"state\"\nlook_s = 0\nprobation_s = 5\n",
         keys.public()
     );
     fs::write(at("attendant.toml"), config).unwrap();
@@ -678,6 +682,8 @@ fn a_running_program_takes_a_tested_bundle_when_it_is_signalled() {
         program.wait(piece);
     }
     program.wait(r#""notice":"proven""#);
+    // what its demo decided while it was tested is not taken for the device's own
+    program.wait("] new bundle: ");
     drop(program);
     let store = Store::open(&at("state"), keys.trust()).unwrap();
     assert_eq!((store.state().counter, store.state().trial_starts), (2, None));

@@ -39,7 +39,6 @@ use attendant::infer::InferError;
 use attendant::pipeline::PipelineError;
 use attendant::preprocess::PreprocessError;
 use attendant::supervise::PlayError;
-use attendant::supervise::update::THREAD;
 use clap::{CommandFactory as _, Parser, Subcommand};
 
 /// `print!` that gives an error instead of a panic when nobody reads any more.
@@ -244,7 +243,7 @@ pub fn logging(arguments: &Arguments) {
 /// Whether a line is of a bundle that is being loaded and tested: what its demo decides has been seen by no device.
 fn is_new_bundle(record: &log::Record<'_>) -> bool {
     let is_pipeline = record.module_path().is_some_and(|module| module.starts_with("attendant::pipeline"));
-    is_pipeline && std::thread::current().name() == Some(THREAD)
+    is_pipeline && std::thread::current().name() == Some(attendant::supervise::update::THREAD)
 }
 
 /// Runs the command.

@@ -16,6 +16,7 @@ mod model;
 #[cfg(test)]
 mod node_tests;
 mod onnx;
+
 pub use encoder::{Encoder, OnnxEncoder};
 pub use error::{InferError, InferErrorKind};
 pub use inspect::{

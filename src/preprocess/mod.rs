@@ -17,7 +17,6 @@ mod series;
 mod text;
 mod wordpiece;
 
-pub use attendant_pixels::MAX_IMAGE_SIDE;
 pub use audio::AudioPreprocessor;
 pub use image::{ImagePreprocessor, JpegDecoding};
 pub use series::SeriesPreprocessor;

@@ -88,10 +88,9 @@ def faults(share):
         # an overrun is mended in place: no state, but a line with its number, for every power of two
         if fault == "overrun":
             said = [text for t, program, text in lines if program == "attendant" and broken_s <= t <= until and "overrun" in text]
-            number, cycle = int(back[3]), row["cycles"]
-            counted = any(re.search(rf"overrun {number};", text) for text in said)
-            # between two lines the count says what came in the meantime
-            row["seen"] += counted or (not said and not is_power_of_two(cycle))
+            cycle = row["cycles"]
+            # the number in the next line counts those that have none
+            row["seen"] += any(f"overrun {cycle};" in text for text in said) or (not said and not is_power_of_two(cycle))
             row["recovered"] += not any(state == "failed" for _, state, _ in mine)
             continue
         is_ok = bool(mine) and mine[-1][1] == "ok"

@@ -6,6 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use attendant_pixels::color::rgb_of_yuv;
 use axum::body::Bytes;
 use tokio::sync::Mutex;
 use tokio::time::sleep;
@@ -162,20 +163,18 @@ fn rgb(frame: &Frame, x: usize, y: usize) -> Option<[u8; 3]> {
         PixelFormat::Rgb => [at(row + 3 * x)?, at(row + 3 * x + 1)?, at(row + 3 * x + 2)?],
         PixelFormat::Yuyv => {
             let pair = row + 4 * (x / 2);
-            full_range([at(row + 2 * x)?, at(pair + 1)?, at(pair + 3)?])
+            bytes_of_yuv(at(row + 2 * x)?, at(pair + 1)?, at(pair + 3)?)
         }
         PixelFormat::Nv12 => {
             let pair = (frame.height as usize + y / 2) * stride + 2 * (x / 2);
-            full_range([at(row + x)?, at(pair)?, at(pair + 1)?])
+            bytes_of_yuv(at(row + x)?, at(pair)?, at(pair + 1)?)
         }
         PixelFormat::Gray | PixelFormat::Jpeg => return None,
     })
 }
 
-/// R G B of limited-range Y Cb Cr, ITU-R BT.601-7, 2.5, in 1/256: within 2 of the exact value, which is enough to be looked at.
-fn full_range([y, cb, cr]: [u8; 3]) -> [u8; 3] {
-    let (y, cb, cr) = (298 * (i32::from(y) - 16), i32::from(cb) - 128, i32::from(cr) - 128);
-    [y + 409 * cr, y - 100 * cb - 208 * cr, y + 516 * cb].map(|v| ((v + 128) >> 8).clamp(0, 255) as u8)
+fn bytes_of_yuv(y: u8, cb: u8, cr: u8) -> [u8; 3] {
+    rgb_of_yuv(y.into(), cb.into(), cr.into()).map(|v| v.round() as u8)
 }
 
 #[cfg(test)]

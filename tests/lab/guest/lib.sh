@@ -9,6 +9,17 @@ now_ms() {
 mark() { echo "$*" | systemd-cat -t lab; }
 say() { echo "[$(now_ms)] $*"; }
 
+# The package, its service stopped, and a camera that makes its pictures itself.
+install_alone() {
+    dpkg -i /share/attendant.deb 2>&1 | tail -1
+    systemctl stop attendant
+    modprobe -r vivid
+    modprobe vivid n_devs=1 node_types=0x1 num_inputs=1 input_types=0x0
+    udevadm settle
+    settings /dev/video0
+    systemctl reset-failed attendant
+}
+
 # The two ends of the loop need the same timings and format.
 join() {
     for node in /dev/video*; do
