@@ -18,8 +18,8 @@ use attendant::capture::recording::Recording;
 use attendant::capture::{CaptureError, Mic};
 use attendant::emit::{JsonLines, Sink, SinkError};
 use attendant::metrics::Registry;
-use attendant::pipeline::{Options, Pipeline};
-use attendant::signal::{AudioBlock, Command as Asked, Event, Mailbox, Monitor, Notices, Sample};
+use attendant::pipeline::{Health, Options, Pipeline};
+use attendant::signal::{AudioBlock, Command as Asked, Event, EventKind, Mailbox, Monitor, Notices, Sample, Utterance};
 use attendant::supervise::update::{Limits, Settings, Updater, golden, self_test};
 use attendant::supervise::{LiveSource, Opener, Outcome, Outside, Upkeep, live};
 use attendant::time::{Clock, Micros, VirtualClock};
@@ -329,7 +329,7 @@ struct Run {
     languages: Vec<serde_json::Value>,
 }
 
-fn run(dir: &Path, blocks: VecDeque<AudioBlock>, gates: Vec<(Micros, Gate)>, outside: Outside) -> Run {
+fn run(dir: &Path, end: Micros, gates: Vec<(Micros, Gate)>, outside: Outside) -> Run {
     let bundle = Bundle::open(dir).unwrap();
     let mut pipeline = Pipeline::load(&bundle, &Options::default()).unwrap();
     let clock: Arc<dyn Clock> = Arc::new(VirtualClock::default());
@@ -337,7 +337,7 @@ fn run(dir: &Path, blocks: VecDeque<AudioBlock>, gates: Vec<(Micros, Gate)>, out
     let outside = Outside { monitor: Some(Arc::clone(&monitor)), ..outside };
     let (mut wrong, mut languages) = (Vec::new(), Vec::new());
     let witness = Witness { monitor: Arc::clone(&monitor), wrong: &mut wrong, languages: &mut languages };
-    let mic = Scripted { blocks, gates: gates.into(), clock: Arc::clone(&clock), monitor };
+    let mic = Scripted { blocks: sound(end), gates: gates.into(), clock: Arc::clone(&clock), monitor };
     let mic = Mutex::new(Some(mic));
     let open = move || {
         let mic = mic.lock().unwrap().take().ok_or_else(|| CaptureError::end("mic"))?;
@@ -408,11 +408,6 @@ impl Device {
     }
 
     fn run(&self, end: Micros, gates: Vec<(Micros, Gate)>) -> Run {
-        self.hear(sound(end), gates)
-    }
-
-    /// As [`Device::run`], on `blocks`.
-    fn hear(&self, blocks: VecDeque<AudioBlock>, gates: Vec<(Micros, Gate)>) -> Run {
         let mut store = self.store();
         let chosen = store.start();
         let dir = chosen.dir.unwrap_or_else(kiosk);
@@ -435,7 +430,7 @@ impl Device {
             updates: Some(updater.updates()),
             ..Outside::default()
         };
-        run(&dir, blocks, gates, outside)
+        run(&dir, end, gates, outside)
     }
 }
 
@@ -444,7 +439,7 @@ const SECOND: Micros = Micros::from_ms(1000);
 #[test]
 fn a_new_bundle_takes_over_in_a_live_run_without_losing_a_window() {
     let end = Micros(16 * SECOND.0);
-    let plain = run(&kiosk(), sound(end), Vec::new(), Outside::default());
+    let plain = run(&kiosk(), end, Vec::new(), Outside::default());
     let device = Device::new();
     let next = device.dir.path().join("next");
     kiosk_copy(&next, "1.1.0");
@@ -498,19 +493,35 @@ fn a_bundle_that_does_not_do_is_given_up_and_the_old_one_goes_on() {
 }
 
 #[test]
-fn a_microphone_that_is_silent_for_a_while_is_not_the_new_bundles_doing() {
-    let device = Device::new();
-    let next = device.dir.path().join("next");
-    kiosk_copy(&next, "1.1.0");
-    let path = device.put("kiosk-1.1.0.attendant", &device.keys.pack(&next, 3));
-    // longer than a modality may be without a token, and in the middle of the trial
-    let silence = Micros(4 * SECOND.0)..Micros(11 * SECOND.0);
-    let blocks = sound(Micros(16 * SECOND.0)).into_iter().filter(|b| !silence.contains(&b.t)).collect();
-    let run = device.hear(blocks, vec![(Micros(3 * SECOND.0), device.reload(&path))]);
-    assert!(run.lines.contains(r#""modality":"speech","state":"stale""#), "{}", run.lines);
-    assert!(!run.lines.contains("reverted"), "{}", run.lines);
-    assert_eq!(run.bundle, "kiosk@1.1.0", "{}", run.lines);
-    assert_eq!(device.store().state().counter, 3, "it has proven itself");
+fn a_silent_device_and_a_text_that_cannot_be_read_are_not_the_bundles_doing() {
+    let mut pipeline = Pipeline::load(&Bundle::open(&kiosk()).unwrap(), &Options::default()).unwrap();
+    let mut events = Vec::new();
+    let health = |pipeline: &Pipeline, name: &str, now: Micros| {
+        pipeline.health(now, |_| true).find(|(of, _)| ***of == *name).map(|(_, health)| health).unwrap()
+    };
+    let mut blocks = sound(Micros(12 * SECOND.0));
+    let late = blocks.pop_back().unwrap();
+    for block in blocks.into_iter().take_while(|b| b.t < Micros(4 * SECOND.0)) {
+        let now = block.t + Micros::from_ms(200);
+        pipeline.process("mic", &Sample::Audio(block), now, &mut events);
+    }
+    assert_eq!(health(&pipeline, "speech", Micros(4 * SECOND.0)), Health::Fresh);
+    let now = Micros(10 * SECOND.0);
+    pipeline.tick(now, &mut events);
+    assert_eq!(health(&pipeline, "speech", now), Health::Idle, "nothing has come for six seconds");
+    let now = Micros(12 * SECOND.0);
+    pipeline.process("mic", &Sample::Audio(late), now, &mut events);
+    assert_eq!(health(&pipeline, "speech", now), Health::Ailing, "sound comes, and there is no token");
+
+    let text = Utterance { t: now, text: "\u{0}\u{7}".into() };
+    pipeline.process("text", &Sample::Text(text), now, &mut events);
+    let now = now + SECOND;
+    pipeline.tick(now, &mut events);
+    let said = events
+        .iter()
+        .any(|e| matches!(&e.kind, EventKind::Modality { reason, .. } if reason.contains("nothing readable")));
+    assert!(said, "{events:?}");
+    assert_eq!(health(&pipeline, "request", now), Health::Idle);
 }
 
 #[test]
